@@ -1,0 +1,307 @@
+//! GPT-2: learned positions, LayerNorm before each half of a block, `Conv1D` projections.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, activation};
+use flametune_kernels::{attention, linear};
+use flametune_peft::AdapterLinear;
+
+use crate::batch::TokenBatch;
+use crate::cache::{KvCache, Slots};
+use crate::config::{ConfigFile, Norm};
+use crate::decoder::causal_mask;
+use crate::error::{Error, Result};
+use crate::layers::{NormLayer, TokenEmbedding};
+use crate::weights::Scope;
+
+/// The configuration of GPT-2, under the names of its file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpt2Config {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width inside the MLP.
+    pub n_inner: usize,
+    /// Layers.
+    pub n_layer: usize,
+    /// Heads.
+    pub n_head: usize,
+    /// Rows of the position table.
+    pub n_positions: usize,
+    /// Added to variances.
+    pub layer_norm_epsilon: f64,
+    /// Whether scores are divided by the layer's number as well.
+    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Whether logits use the embedding's matrix.
+    pub tie_word_embeddings: bool,
+}
+
+impl Gpt2Config {
+    /// Reads a `config.json` whose `model_type` is `gpt2`.
+    ///
+    /// # Errors
+    /// When a field is missing, out of range or contradicts another, and for options that are not
+    /// implemented.
+    pub fn read(file: &ConfigFile) -> Result<Self> {
+        let n_embd = file.usize("n_embd")?;
+        let n_head = file.usize("n_head")?;
+        if !n_embd.is_multiple_of(n_head) {
+            return Err(file.invalid("n_head", format!("must divide n_embd {n_embd}, got {n_head}")));
+        }
+        match file.opt_str("activation_function")? {
+            None | Some("gelu_new" | "gelu_pytorch_tanh") => {}
+            Some(other) => {
+                return Err(ConfigFile::unsupported("activation_function", other, "use gelu_new"));
+            }
+        }
+        if !file.bool_or("scale_attn_weights", true)? {
+            return Err(ConfigFile::unsupported("scale_attn_weights", false, "scores are scaled"));
+        }
+        let n_inner = match file.opt_usize("n_inner")? {
+            Some(_) => file.usize("n_inner")?,
+            None => 4 * n_embd,
+        };
+        Ok(Self {
+            vocab_size: file.usize("vocab_size")?,
+            n_embd,
+            n_inner,
+            n_layer: file.usize("n_layer")?,
+            n_head,
+            n_positions: file.usize_or("n_positions", 1024)?,
+            layer_norm_epsilon: file.f64_or("layer_norm_epsilon", 1e-5)?,
+            scale_attn_by_inverse_layer_idx: file
+                .bool_or("scale_attn_by_inverse_layer_idx", false)?,
+            tie_word_embeddings: file.bool_or("tie_word_embeddings", true)?,
+        })
+    }
+}
+
+/// GPT-2 with its head.
+///
+/// # Source
+/// - Radford et al. 2019, Language Models are Unsupervised Multitask Learners, §2.3
+/// - reference: transformers `models/gpt2/modeling_gpt2.py`; golden `fixtures/models/gpt2`
+#[derive(Module, Debug)]
+pub struct Gpt2Lm {
+    /// The decoder.
+    pub transformer: Gpt2,
+    /// Logits of the next token; absent where the embedding's matrix serves for it.
+    pub lm_head: Option<AdapterLinear>,
+}
+
+/// GPT-2 without its head.
+#[derive(Module, Debug)]
+pub struct Gpt2 {
+    /// The token embedding.
+    pub wte: TokenEmbedding,
+    /// The position embedding.
+    pub wpe: TokenEmbedding,
+    /// The layers.
+    pub h: Vec<Gpt2Block>,
+    /// The normalisation after the last layer.
+    pub ln_f: NormLayer,
+    #[module(skip)]
+    config: Arc<Gpt2Config>,
+}
+
+/// One layer.
+#[derive(Module, Debug)]
+pub struct Gpt2Block {
+    /// Before the attention.
+    pub ln_1: NormLayer,
+    /// The attention.
+    pub attn: Gpt2Attention,
+    /// Before the MLP.
+    pub ln_2: NormLayer,
+    /// The MLP.
+    pub mlp: Gpt2Mlp,
+}
+
+/// Multi-head attention with query, key and value in one matrix.
+#[derive(Module, Debug)]
+pub struct Gpt2Attention {
+    /// Query, key and value.
+    pub c_attn: AdapterLinear,
+    /// Back to the residual stream.
+    pub c_proj: AdapterLinear,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    scale: f64,
+}
+
+/// `c_proj(gelu(c_fc(x)))`.
+#[derive(Module, Debug)]
+pub struct Gpt2Mlp {
+    /// Into the MLP.
+    pub c_fc: AdapterLinear,
+    /// Back to the residual stream.
+    pub c_proj: AdapterLinear,
+}
+
+/// Whether a tensor of this name is a `Conv1D` weight, stored as `[d_in, d_out]`.
+pub(crate) fn is_conv1d(name: &str) -> bool {
+    [".c_attn.weight", ".c_proj.weight", ".c_fc.weight"].iter().any(|end| name.ends_with(end))
+}
+
+/// Whether a tensor is one of the constant masks that old checkpoints carry.
+pub(crate) fn is_constant(name: &str) -> bool {
+    name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")
+}
+
+impl Gpt2Lm {
+    pub(crate) fn load(root: &Scope<'_>, file: &ConfigFile) -> Result<Self> {
+        let config = Arc::new(Gpt2Config::read(file)?);
+        // The first published checkpoints lack the prefix.
+        let scope = if root.has("wte.weight") { root.clone() } else { root.at("transformer") };
+        let transformer = Gpt2::load(&scope, &config)?;
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| root.at("lm_head").linear(config.n_embd, config.vocab_size, false))
+            .transpose()?;
+        Ok(Self { transformer, lm_head })
+    }
+
+    /// Logits of the next token for each hidden state.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => linear(hidden, self.transformer.wte.weight.val(), None),
+        }
+    }
+}
+
+impl Gpt2 {
+    fn load(scope: &Scope<'_>, config: &Arc<Gpt2Config>) -> Result<Self> {
+        let (width, inner) = (config.n_embd, config.n_inner);
+        let norm = Norm::Layer { eps: config.layer_norm_epsilon };
+        let wte = scope.at("wte").weight("weight", [config.vocab_size, width])?;
+        let wpe = scope.at("wpe").table("weight", [config.n_positions, width])?;
+        let block = |index: usize| -> Result<Gpt2Block> {
+            let scope = scope.at("h").at(index);
+            let (attn, mlp) = (scope.at("attn"), scope.at("mlp"));
+            Ok(Gpt2Block {
+                ln_1: scope.at("ln_1").norm(norm, width)?,
+                attn: Gpt2Attention {
+                    c_attn: attn.at("c_attn").conv1d(width, 3 * width)?,
+                    c_proj: attn.at("c_proj").conv1d(width, width)?,
+                    heads: config.n_head,
+                    scale: score_scale(config, index),
+                },
+                ln_2: scope.at("ln_2").norm(norm, width)?,
+                mlp: Gpt2Mlp {
+                    c_fc: mlp.at("c_fc").conv1d(width, inner)?,
+                    c_proj: mlp.at("c_proj").conv1d(inner, width)?,
+                },
+            })
+        };
+        Ok(Self {
+            wte: TokenEmbedding { weight: wte },
+            wpe: TokenEmbedding { weight: wpe },
+            h: (0..config.n_layer).map(block).collect::<Result<_>>()?,
+            ln_f: scope.at("ln_f").norm(norm, width)?,
+            config: Arc::clone(config),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> Device {
+        self.wte.weight.device()
+    }
+
+    /// The dtype of hidden states.
+    pub fn compute_dtype(&self) -> DType {
+        self.ln_f.weight.dtype()
+    }
+
+    /// An empty cache for `batch` rows of up to `capacity` tokens each.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        KvCache::new(self.h.len(), batch, capacity)
+    }
+
+    /// Runs every layer and the final normalisation; `observe` sees the embeddings, then the
+    /// output of each layer.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, a position outside the table, or the cache has no
+    /// room.
+    pub fn forward(
+        &self,
+        batch: &TokenBatch,
+        mut cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(&Tensor<3>),
+    ) -> Result<Tensor<3>> {
+        batch.check_vocab(self.config.vocab_size)?;
+        let (positions, mask) = match cache.as_deref_mut() {
+            Some(cache) => {
+                let positions = cache.extend(batch)?;
+                (positions, causal_mask(cache.slots(), batch.seq()))
+            }
+            None => {
+                let mut slots = Slots::new(batch.batch());
+                let positions = slots.extend(batch);
+                (positions, causal_mask(&slots, batch.seq()))
+            }
+        };
+        check_positions(&positions, self.config.n_positions)?;
+        let dtype = self.compute_dtype();
+        let mut hidden = self.wte.forward(batch.input_ids(), batch.batch(), dtype)
+            + self.wpe.forward(&positions, batch.batch(), dtype);
+        observe(&hidden);
+        for (index, block) in self.h.iter().enumerate() {
+            let normed = block.ln_1.forward(hidden.clone());
+            let cache = cache.as_deref_mut().map(|cache| (index, cache));
+            hidden = hidden + block.attn.forward(normed, &mask, cache);
+            let inner = block.mlp.c_fc.forward(block.ln_2.forward(hidden.clone()));
+            hidden = hidden + block.mlp.c_proj.forward(activation::gelu_approximate(inner));
+            observe(&hidden);
+        }
+        Ok(self.ln_f.forward(hidden))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "widths and layer numbers are small")]
+fn score_scale(config: &Gpt2Config, layer: usize) -> f64 {
+    let scale = 1.0 / ((config.n_embd / config.n_head) as f64).sqrt();
+    if config.scale_attn_by_inverse_layer_idx { scale / (layer + 1) as f64 } else { scale }
+}
+
+/// Checks positions against a table of learned ones.
+pub(crate) fn check_positions(positions: &[u32], limit: usize) -> Result<()> {
+    let requested = positions.iter().max().map_or(0, |&position| position as usize + 1);
+    if requested > limit {
+        return Err(Error::ContextOverflow { requested, limit });
+    }
+    Ok(())
+}
+
+impl Gpt2Attention {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        mask: &flametune_kernels::AttentionMask,
+        cache: Option<(usize, &mut KvCache)>,
+    ) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let qkv = self.c_attn.forward(x);
+        let part = |index: usize| {
+            let part = qkv.clone().narrow(2, index * width, width);
+            part.reshape([batch, seq, self.heads, width / self.heads]).swap_dims(1, 2)
+        };
+        let (q, mut k, mut v) = (part(0), part(1), part(2));
+        if let Some((index, cache)) = cache {
+            (k, v) = cache.update(index, k, v);
+        }
+        let heads = attention(q, k, v, mask, self.scale, None);
+        self.c_proj.forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
+    }
+}

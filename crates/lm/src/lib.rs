@@ -1,0 +1,52 @@
+//! Language models: Hugging Face and GGUF checkpoints in, hidden states and logits out.
+
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")
+)]
+
+mod batch;
+mod bert;
+mod cache;
+mod checkpoint;
+mod config;
+mod decoder;
+mod decoder_lm;
+mod error;
+mod feed_forward;
+mod gpt2;
+mod layers;
+mod model;
+mod names;
+mod rope;
+mod weights;
+
+pub use batch::{PADDING, TokenBatch};
+pub use bert::{
+    Bert, BertAttention, BertConfig, BertDense, BertEmbeddings, BertEncoder, BertLayer, BertModel,
+    BertOutput, BertPooler, BertSelfAttention, MaskedLmHead, Predictions,
+};
+pub use cache::KvCache;
+pub use checkpoint::{
+    GgufCheckpoint, HeaderError, IndexError, SafetensorsCheckpoint, SavedCheckpoint, TensorInfo,
+    TensorSource, TensorSpec, save_safetensors,
+};
+pub use config::{
+    Activation, BlockStyle, ConfigFile, DecoderConfig, Family, LayerConfig, MoeConfig, Norm,
+    QkNorm, RopeConfig, RopeScaling,
+};
+pub use decoder::{
+    Attention, Decoder, DecoderLayer, FusedProjections, Projections, SeparateProjections,
+    StepContext,
+};
+pub use decoder_lm::DecoderLm;
+pub use error::{Error, Result};
+pub use feed_forward::{
+    Expert, Experts, FeedForward, FusedGated, FusedGatedMlp, Gated, GatedMlp, SparseMoe,
+};
+pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Config, Gpt2Lm, Gpt2Mlp};
+pub use layers::{NormLayer, TokenEmbedding};
+pub use model::{CausalLm, Checkpoint};
+pub use names::{NamedTensor, named_tensors};
+pub use rope::{RopeTable, inverse_frequencies};
+pub use weights::{LoadOptions, LoadProgress};

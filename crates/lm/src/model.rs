@@ -1,0 +1,361 @@
+//! Checkpoints on disk, and the models that come out of them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::batch::TokenBatch;
+use crate::bert::BertModel;
+use crate::cache::KvCache;
+use crate::checkpoint::{
+    GgufCheckpoint, SafetensorsCheckpoint, SavedCheckpoint, TensorSource, TensorSpec,
+    save_safetensors,
+};
+use crate::config::{ConfigFile, Family};
+use crate::decoder_lm::DecoderLm;
+use crate::error::{Error, Result};
+use crate::gpt2::{self, Gpt2Lm};
+use crate::names::{NamedTensor, named_tensors};
+use crate::weights::{LoadOptions, LoadProgress, Weights};
+
+/// A model on disk: its configuration and its tensors, nothing loaded yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: ConfigFile,
+    tensors: Tensors,
+}
+
+#[derive(Debug)]
+enum Tensors {
+    Safetensors(SafetensorsCheckpoint),
+    Gguf(Box<GgufCheckpoint>),
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face folder, a `.gguf` file, or a folder that holds one `.gguf` file.
+    ///
+    /// # Errors
+    /// When nothing of the kind is there, or what is there cannot be read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() && path.join("config.json").exists() {
+            let config = ConfigFile::open(path)?;
+            let tensors = Tensors::Safetensors(SafetensorsCheckpoint::open(path)?);
+            return Ok(Self { config, tensors });
+        }
+        let file = if path.is_dir() { only_gguf(path)? } else { path.to_owned() };
+        let gguf = GgufCheckpoint::open(&file)?;
+        let config = ConfigFile::from_value(gguf.config().clone(), &file)?;
+        Ok(Self { config, tensors: Tensors::Gguf(Box::new(gguf)) })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ConfigFile {
+        &self.config
+    }
+
+    /// The tensors.
+    pub fn tensors(&self) -> &dyn TensorSource {
+        match &self.tensors {
+            Tensors::Safetensors(tensors) => tensors,
+            Tensors::Gguf(tensors) => tensors.as_ref(),
+        }
+    }
+
+    /// The GGUF file behind this checkpoint, if it is one: its header holds the vocabulary too.
+    pub fn gguf(&self) -> Option<&GgufCheckpoint> {
+        match &self.tensors {
+            Tensors::Safetensors(_) => None,
+            Tensors::Gguf(gguf) => Some(gguf),
+        }
+    }
+
+    /// The architecture.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedArchitecture`] when it is not implemented.
+    pub fn family(&self) -> Result<Family> {
+        Family::read(&self.config)
+    }
+}
+
+fn only_gguf(folder: &Path) -> Result<PathBuf> {
+    let io = |source| Error::Io { path: folder.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            files.push(path);
+        }
+    }
+    match <[PathBuf; 1]>::try_from(files) {
+        Ok([file]) => Ok(file),
+        Err(files) if files.is_empty() => Err(Error::NoWeights {
+            folder: folder.to_owned(),
+            looked_for: vec!["config.json".to_owned(), "*.gguf".to_owned()],
+        }),
+        Err(files) => Err(Error::SeveralModels { folder: folder.to_owned(), files }),
+    }
+}
+
+/// A causal language model of any implemented architecture.
+///
+/// # Examples
+/// ```no_run
+/// use burn::tensor::Device;
+/// use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+///
+/// let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
+/// let model = CausalLm::load(&checkpoint, &LoadOptions::f32(&Device::flex()), &mut |_| {})?;
+/// let batch = TokenBatch::from_rows(&[vec![1, 2, 3]])?;
+/// let logits = model.logits(model.forward(&batch, None)?);
+/// assert_eq!(logits.dims(), [1, 3, model.vocab_size()]);
+/// # Ok::<(), flametune_lm::Error>(())
+/// ```
+#[derive(Module, Debug)]
+pub enum CausalLm {
+    /// The Llama family.
+    Decoder(DecoderLm),
+    /// GPT-2.
+    Gpt2(Gpt2Lm),
+}
+
+impl CausalLm {
+    /// Loads a checkpoint, one tensor after the other; `progress` hears of each.
+    ///
+    /// # Errors
+    /// When the architecture is no causal language model or not implemented, when a tensor is
+    /// missing, unknown or of another shape than the configuration implies, or cannot be read.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self> {
+        let family = checkpoint.family()?;
+        let weights = Weights::new(checkpoint.tensors(), options, progress);
+        let model = match family {
+            Family::Bert => return Err(Error::NoHead { head: "lm_head" }),
+            Family::Gpt2 => {
+                Self::Gpt2(Gpt2Lm::load(&weights.root(), checkpoint.config())?)
+            }
+            _ => Self::Decoder(DecoderLm::load(&weights.root(), checkpoint.config())?),
+        };
+        let tied = model.is_tied();
+        weights.finish(|name| {
+            is_buffer(name)
+                || (tied && name == "lm_head.weight")
+                || (family == Family::Gpt2 && gpt2::is_constant(name))
+        })?;
+        Ok(model)
+    }
+
+    fn is_tied(&self) -> bool {
+        match self {
+            Self::Decoder(lm) => lm.lm_head.is_none(),
+            Self::Gpt2(lm) => lm.lm_head.is_none(),
+        }
+    }
+
+    /// Rows of the embedding.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Decoder(lm) => lm.model.config().vocab_size,
+            Self::Gpt2(lm) => lm.transformer.config().vocab_size,
+        }
+    }
+
+    /// The longest sequence the model is declared for, in tokens.
+    pub fn max_position_embeddings(&self) -> usize {
+        match self {
+            Self::Decoder(lm) => lm.model.config().max_position_embeddings,
+            Self::Gpt2(lm) => lm.transformer.config().n_positions,
+        }
+    }
+
+    /// The number of layers.
+    pub fn num_layers(&self) -> usize {
+        match self {
+            Self::Decoder(lm) => lm.model.layers.len(),
+            Self::Gpt2(lm) => lm.transformer.h.len(),
+        }
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Decoder(lm) => lm.model.device(),
+            Self::Gpt2(lm) => lm.transformer.device(),
+        }
+    }
+
+    /// The dtype of hidden states.
+    pub fn compute_dtype(&self) -> DType {
+        match self {
+            Self::Decoder(lm) => lm.model.compute_dtype(),
+            Self::Gpt2(lm) => lm.transformer.compute_dtype(),
+        }
+    }
+
+    /// An empty cache for `batch` rows of up to `capacity` tokens each.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        match self {
+            Self::Decoder(lm) => lm.model.new_cache(batch, capacity),
+            Self::Gpt2(lm) => lm.transformer.new_cache(batch, capacity),
+        }
+    }
+
+    /// Runs the model up to its head; with a cache the tokens continue those already in it.
+    ///
+    /// # Shapes
+    /// - returns `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, a position outside the model's, or the cache is
+    /// full.
+    pub fn forward(&self, batch: &TokenBatch, cache: Option<&mut KvCache>) -> Result<Tensor<3>> {
+        self.forward_observed(batch, cache, &mut |_| {})
+    }
+
+    fn forward_observed(
+        &self,
+        batch: &TokenBatch,
+        cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(&Tensor<3>),
+    ) -> Result<Tensor<3>> {
+        match self {
+            Self::Decoder(lm) => lm.model.forward(batch, cache, observe),
+            Self::Gpt2(lm) => lm.transformer.forward(batch, cache, observe),
+        }
+    }
+
+    /// The embeddings and the output of every layer, the last one after the final normalisation,
+    /// as transformers' `output_hidden_states` returns them.
+    ///
+    /// # Shapes
+    /// - returns `num_layers + 1` of `[batch, seq, d_model]`
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn hidden_states(&self, batch: &TokenBatch) -> Result<Vec<Tensor<3>>> {
+        let mut states = Vec::with_capacity(self.num_layers() + 1);
+        let last = self.forward_observed(batch, None, &mut |state| states.push(state.clone()))?;
+        states.pop();
+        states.push(last);
+        Ok(states)
+    }
+
+    /// Logits of the next token for each hidden state.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Decoder(lm) => lm.logits(hidden),
+            Self::Gpt2(lm) => lm.logits(hidden),
+        }
+    }
+
+    /// The parameters as a Hugging Face file names and lays them out.
+    pub fn named_tensors(&self) -> Vec<NamedTensor> {
+        let tensors = named_tensors(self);
+        match self {
+            Self::Decoder(_) => tensors,
+            Self::Gpt2(_) => tensors
+                .into_iter()
+                .map(|t| if gpt2::is_conv1d(&t.name) { t.transposed() } else { t })
+                .collect(),
+        }
+    }
+
+    /// Writes `config.json` and the weights into `folder`, in the Hugging Face layout.
+    ///
+    /// Weights go into one file, or several with an index when they exceed `max_shard_bytes`.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the folder is then as it was before.
+    pub fn save_pretrained(
+        &self,
+        folder: impl AsRef<Path>,
+        config: &ConfigFile,
+        max_shard_bytes: usize,
+    ) -> Result<SavedCheckpoint> {
+        save_pretrained(folder.as_ref(), config, &self.named_tensors(), max_shard_bytes)
+    }
+}
+
+impl BertModel {
+    /// Loads a checkpoint, one tensor after the other; `progress` hears of each.
+    ///
+    /// # Errors
+    /// As [`CausalLm::load`].
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self> {
+        if checkpoint.family()? != Family::Bert {
+            let model_type = checkpoint.family()?.model_type().to_owned();
+            let supported = vec![Family::Bert.model_type().to_owned()];
+            return Err(Error::UnsupportedArchitecture { model_type, supported });
+        }
+        let weights = Weights::new(checkpoint.tensors(), options, progress);
+        let model = Self::load(&weights.root(), checkpoint.config())?;
+        // A classifier's or a bare encoder's checkpoint may still carry pretraining heads.
+        weights.finish(|name| {
+            is_buffer(name)
+                || name.starts_with("cls.")
+                || name.ends_with(".gamma")
+                || name.ends_with(".beta")
+        })?;
+        Ok(model)
+    }
+
+    /// Writes `config.json` and the weights into `folder`, in the Hugging Face layout.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the folder is then as it was before.
+    pub fn save_pretrained(
+        &self,
+        folder: impl AsRef<Path>,
+        config: &ConfigFile,
+        max_shard_bytes: usize,
+    ) -> Result<SavedCheckpoint> {
+        save_pretrained(folder.as_ref(), config, &named_tensors(self), max_shard_bytes)
+    }
+}
+
+/// Constants that some checkpoints carry beside their weights.
+fn is_buffer(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids")
+}
+
+fn save_pretrained(
+    folder: &Path,
+    config: &ConfigFile,
+    tensors: &[NamedTensor],
+    max_shard_bytes: usize,
+) -> Result<SavedCheckpoint> {
+    let by_name: BTreeMap<&str, &NamedTensor> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let specs: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|tensor| TensorSpec {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype,
+        })
+        .collect();
+    let saved =
+        save_safetensors(folder, &specs, max_shard_bytes, &BTreeMap::new(), |spec| {
+            let tensor = by_name.get(spec.name.as_str()).ok_or_else(|| Error::MissingTensor {
+                name: spec.name.clone(),
+                file: folder.to_owned(),
+            })?;
+            Ok(tensor.data())
+        })?;
+    config.save(folder)?;
+    Ok(saved)
+}

@@ -1,0 +1,14 @@
+//! Models against the numbers of the reference implementation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests fail by panicking and say loudly what they skip"
+)]
+
+mod bad_input;
+mod behaviour;
+mod golden;
+mod models;
+mod saving;
