@@ -40,10 +40,17 @@ impl TokenBatch {
     /// [`Error::EmptyInput`] without tokens, [`Error::RaggedBatch`] when lengths differ.
     pub fn from_rows(rows: &[Vec<u32>]) -> Result<Self> {
         let seq = rows.first().map_or(0, Vec::len);
-        if let Some((row, got)) =
-            rows.iter().map(Vec::len).enumerate().find(|&(_, length)| length != seq)
+        if let Some((row, got)) = rows
+            .iter()
+            .map(Vec::len)
+            .enumerate()
+            .find(|&(_, length)| length != seq)
         {
-            return Err(Error::RaggedBatch { row, expected: seq, got });
+            return Err(Error::RaggedBatch {
+                row,
+                expected: seq,
+                got,
+            });
         }
         if seq == 0 {
             return Err(Error::EmptyInput);
@@ -138,7 +145,11 @@ impl TokenBatch {
     fn check_len(&self, what: &'static str, ids: &[u32]) -> Result<()> {
         let expected = self.batch * self.seq;
         if ids.len() != expected {
-            return Err(Error::BatchLength { what, expected, got: ids.len() });
+            return Err(Error::BatchLength {
+                what,
+                expected,
+                got: ids.len(),
+            });
         }
         Ok(())
     }
@@ -194,12 +205,29 @@ mod tests {
     #[test]
     fn ragged_rows_and_wrong_lengths_are_refused() {
         let error = TokenBatch::from_rows(&[vec![1, 2], vec![3]]).unwrap_err();
-        assert!(matches!(error, Error::RaggedBatch { row: 1, expected: 2, got: 1 }));
+        assert!(matches!(
+            error,
+            Error::RaggedBatch {
+                row: 1,
+                expected: 2,
+                got: 1
+            }
+        ));
         assert!(matches!(TokenBatch::from_rows(&[]), Err(Error::EmptyInput)));
-        assert!(matches!(TokenBatch::left_padded(&[vec![]], 0), Err(Error::EmptyInput)));
+        assert!(matches!(
+            TokenBatch::left_padded(&[vec![]], 0),
+            Err(Error::EmptyInput)
+        ));
         let batch = TokenBatch::from_rows(&[vec![1, 2]]).unwrap();
         let error = batch.with_segment_ids(vec![1]).unwrap_err();
-        assert!(matches!(error, Error::BatchLength { what: "segment_ids", expected: 2, got: 1 }));
+        assert!(matches!(
+            error,
+            Error::BatchLength {
+                what: "segment_ids",
+                expected: 2,
+                got: 1
+            }
+        ));
     }
 
     #[test]
@@ -207,6 +235,13 @@ mod tests {
         let batch = TokenBatch::from_rows(&[vec![1, 2], vec![3, 9]]).unwrap();
         assert!(batch.check_vocab(10).is_ok());
         let error = batch.check_vocab(9).unwrap_err();
-        assert!(matches!(error, Error::TokenOutOfRange { id: 9, vocab_size: 9, position: 1 }));
+        assert!(matches!(
+            error,
+            Error::TokenOutOfRange {
+                id: 9,
+                vocab_size: 9,
+                position: 1
+            }
+        ));
     }
 }

@@ -63,7 +63,11 @@ impl BertConfig {
             None | Some("absolute") => {}
             Some(other) => {
                 let hint = "use absolute";
-                return Err(ConfigFile::unsupported("position_embedding_type", other, hint));
+                return Err(ConfigFile::unsupported(
+                    "position_embedding_type",
+                    other,
+                    hint,
+                ));
             }
         }
         Ok(Self {
@@ -80,7 +84,9 @@ impl BertConfig {
     }
 
     fn norm(&self) -> Norm {
-        Norm::Layer { eps: self.layer_norm_eps }
+        Norm::Layer {
+            eps: self.layer_norm_eps,
+        }
     }
 }
 
@@ -222,9 +228,15 @@ impl BertModel {
             let scope = root.at("cls").at("predictions");
             let transform = BertOutput::load(&scope.at("transform"), width, &config)?;
             let bias = scope.vector("bias", config.vocab_size)?;
-            Ok::<_, Error>(MaskedLmHead { predictions: Predictions { transform, bias } })
+            Ok::<_, Error>(MaskedLmHead {
+                predictions: Predictions { transform, bias },
+            })
         });
-        Ok(Self { bert, classifier: classifier.transpose()?, cls: cls.transpose()? })
+        Ok(Self {
+            bert,
+            classifier: classifier.transpose()?,
+            cls: cls.transpose()?,
+        })
     }
 
     /// Class scores of each row.
@@ -235,8 +247,15 @@ impl BertModel {
     /// # Errors
     /// [`Error::NoHead`] for a model without classifier or pooler, and those of [`Bert::forward`].
     pub fn classify(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
-        let classifier = self.classifier.as_ref().ok_or(Error::NoHead { head: "classifier" })?;
-        let pooler = self.bert.pooler.as_ref().ok_or(Error::NoHead { head: "pooler" })?;
+        let classifier = self
+            .classifier
+            .as_ref()
+            .ok_or(Error::NoHead { head: "classifier" })?;
+        let pooler = self
+            .bert
+            .pooler
+            .as_ref()
+            .ok_or(Error::NoHead { head: "pooler" })?;
         let hidden = self.bert.forward(batch, &mut |_| {})?;
         let first = hidden.narrow(1, 0, 1).squeeze_dim(1);
         Ok(classifier.forward(pooler.dense.forward::<2>(first).tanh()))
@@ -263,7 +282,9 @@ impl BertOutput {
     fn load(scope: &Scope<'_>, d_in: usize, config: &BertConfig) -> Result<Self> {
         Ok(Self {
             dense: scope.at("dense").linear(d_in, config.hidden_size, true)?,
-            layer_norm: scope.at("LayerNorm").norm(config.norm(), config.hidden_size)?,
+            layer_norm: scope
+                .at("LayerNorm")
+                .norm(config.norm(), config.hidden_size)?,
         })
     }
 
@@ -277,9 +298,13 @@ impl Bert {
         let width = config.hidden_size;
         let embeddings = scope.at("embeddings");
         let table = |name: &str, rows| -> Result<TokenEmbedding> {
-            Ok(TokenEmbedding { weight: embeddings.at(name).table("weight", [rows, width])? })
+            Ok(TokenEmbedding {
+                weight: embeddings.at(name).table("weight", [rows, width])?,
+            })
         };
-        let words = embeddings.at("word_embeddings").weight("weight", [config.vocab_size, width])?;
+        let words = embeddings
+            .at("word_embeddings")
+            .weight("weight", [config.vocab_size, width])?;
         let layer = |index: usize| -> Result<BertLayer> {
             let scope = scope.at("encoder").at("layer").at(index);
             let attention = scope.at("attention");
@@ -315,7 +340,9 @@ impl Bert {
                 layer_norm: embeddings.at("LayerNorm").norm(config.norm(), width)?,
             },
             encoder: BertEncoder {
-                layer: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+                layer: (0..config.num_hidden_layers)
+                    .map(layer)
+                    .collect::<Result<_>>()?,
             },
             pooler: pooler.transpose()?,
             config: Arc::clone(config),
@@ -338,7 +365,11 @@ impl Bert {
     }
 
     fn gelu(&self, x: Tensor<3>) -> Tensor<3> {
-        if self.config.gelu_tanh { activation::gelu_approximate(x) } else { activation::gelu(x) }
+        if self.config.gelu_tanh {
+            activation::gelu_approximate(x)
+        } else {
+            activation::gelu(x)
+        }
     }
 
     /// Runs every layer; `observe` sees the embeddings, then the output of each layer.
@@ -360,13 +391,28 @@ impl Bert {
         check_positions(&positions, config.max_position_embeddings)?;
         let zeros = vec![0; positions.len()];
         let types = batch.token_type_ids().unwrap_or(&zeros);
-        if let Some(&id) = types.iter().find(|&&id| id as usize >= config.type_vocab_size) {
-            return Err(Error::TokenTypeOutOfRange { id, types: config.type_vocab_size });
+        if let Some(&id) = types
+            .iter()
+            .find(|&&id| id as usize >= config.type_vocab_size)
+        {
+            return Err(Error::TokenTypeOutOfRange {
+                id,
+                types: config.type_vocab_size,
+            });
         }
         let (rows, dtype) = (batch.batch(), self.compute_dtype());
-        let hidden = self.embeddings.word_embeddings.forward(batch.input_ids(), rows, dtype)
-            + self.embeddings.position_embeddings.forward(&positions, rows, dtype)
-            + self.embeddings.token_type_embeddings.forward(types, rows, dtype);
+        let hidden = self
+            .embeddings
+            .word_embeddings
+            .forward(batch.input_ids(), rows, dtype)
+            + self
+                .embeddings
+                .position_embeddings
+                .forward(&positions, rows, dtype)
+            + self
+                .embeddings
+                .token_type_embeddings
+                .forward(types, rows, dtype);
         let mut hidden = self.embeddings.layer_norm.forward(hidden);
         observe(&hidden);
         let mask = AttentionMask::bidirectional().with_segments(slots.segments.as_slice());

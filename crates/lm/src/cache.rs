@@ -32,7 +32,10 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(batch: usize) -> Self {
-        Self { segments: vec![Vec::new(); batch], last_positions: vec![0; batch] }
+        Self {
+            segments: vec![Vec::new(); batch],
+            last_positions: vec![0; batch],
+        }
     }
 
     /// The number of slots filled so far, the same for every row.
@@ -52,7 +55,11 @@ impl Slots {
             for slot in row * seq..(row + 1) * seq {
                 let segment = batch.segment_ids().map_or(1, |ids| ids[slot]);
                 let continues = segment != PADDING && segments.last() == Some(&segment);
-                let counted = if continues { self.last_positions[row].saturating_add(1) } else { 0 };
+                let counted = if continues {
+                    self.last_positions[row].saturating_add(1)
+                } else {
+                    0
+                };
                 let position = batch.position_ids().map_or(counted, |ids| ids[slot]);
                 segments.push(segment);
                 self.last_positions[row] = position;
@@ -98,16 +105,26 @@ impl KvCache {
     /// When a row is out of range.
     pub fn select_rows(&mut self, rows: &[usize]) {
         self.slots = Slots {
-            segments: rows.iter().map(|&row| self.slots.segments[row].clone()).collect(),
-            last_positions: rows.iter().map(|&row| self.slots.last_positions[row]).collect(),
+            segments: rows
+                .iter()
+                .map(|&row| self.slots.segments[row].clone())
+                .collect(),
+            last_positions: rows
+                .iter()
+                .map(|&row| self.slots.last_positions[row])
+                .collect(),
         };
-        let indices: Vec<i64> =
-            rows.iter().map(|&row| i64::try_from(row).unwrap_or(i64::MAX)).collect();
+        let indices: Vec<i64> = rows
+            .iter()
+            .map(|&row| i64::try_from(row).unwrap_or(i64::MAX))
+            .collect();
         for layer in &mut self.layers {
             if let Some((keys, values)) = layer.entries.take() {
                 let indices = Tensor::from_data(indices.as_slice(), &keys.device());
-                layer.entries =
-                    Some((keys.select(0, Tensor::clone(&indices)), values.select(0, indices)));
+                layer.entries = Some((
+                    keys.select(0, Tensor::clone(&indices)),
+                    values.select(0, indices),
+                ));
             }
         }
     }
@@ -115,11 +132,17 @@ impl KvCache {
     /// Checks that `batch` fits, then takes its slots in and returns the tokens' positions.
     pub(crate) fn extend(&mut self, batch: &TokenBatch) -> Result<Vec<u32>> {
         if batch.batch() != self.batch() {
-            return Err(Error::CacheBatch { expected: self.batch(), got: batch.batch() });
+            return Err(Error::CacheBatch {
+                expected: self.batch(),
+                got: batch.batch(),
+            });
         }
         let requested = self.len().saturating_add(batch.seq());
         if requested > self.capacity {
-            return Err(Error::ContextOverflow { requested, limit: self.capacity });
+            return Err(Error::ContextOverflow {
+                requested,
+                limit: self.capacity,
+            });
         }
         Ok(self.slots.extend(batch))
     }
@@ -182,10 +205,22 @@ mod tests {
         let mut cache = KvCache::new(1, 1, 2);
         let batch = TokenBatch::from_rows(&[vec![1, 2, 3]]).unwrap();
         let error = cache.extend(&batch).unwrap_err();
-        assert!(matches!(error, Error::ContextOverflow { requested: 3, limit: 2 }));
+        assert!(matches!(
+            error,
+            Error::ContextOverflow {
+                requested: 3,
+                limit: 2
+            }
+        ));
         let batch = TokenBatch::from_rows(&[vec![1], vec![2]]).unwrap();
         let error = cache.extend(&batch).unwrap_err();
-        assert!(matches!(error, Error::CacheBatch { expected: 1, got: 2 }));
+        assert!(matches!(
+            error,
+            Error::CacheBatch {
+                expected: 1,
+                got: 2
+            }
+        ));
         assert!(cache.is_empty());
     }
 
@@ -195,17 +230,21 @@ mod tests {
         let mut cache = KvCache::new(1, 1, 4);
         let entry = |value: f32| Tensor::<4>::full([1, 1, 1, 2], value, &device);
         for value in [1.0, 2.0] {
-            cache.extend(&TokenBatch::from_rows(&[vec![0]]).unwrap()).unwrap();
+            cache
+                .extend(&TokenBatch::from_rows(&[vec![0]]).unwrap())
+                .unwrap();
             let (keys, values) = cache.update(0, entry(value), entry(-value));
-            let last = keys.into_data().to_vec::<f32>().unwrap();
+            let last = keys.into_data().try_to_vec::<f32>().unwrap();
             assert_eq!(last.last(), Some(&value));
             assert_eq!(values.dims(), [1, 1, cache.len(), 2]);
         }
         cache.select_rows(&[0, 0]);
-        cache.extend(&TokenBatch::from_rows(&[vec![0], vec![0]]).unwrap()).unwrap();
+        cache
+            .extend(&TokenBatch::from_rows(&[vec![0], vec![0]]).unwrap())
+            .unwrap();
         let pair = Tensor::<4>::full([2, 1, 1, 2], 3.0, &device);
         let (keys, _) = cache.update(0, pair.clone(), pair);
-        let keys = keys.into_data().to_vec::<f32>().unwrap();
+        let keys = keys.into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(keys, [1., 1., 2., 2., 3., 3., 1., 1., 2., 2., 3., 3.]);
     }
 }

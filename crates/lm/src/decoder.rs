@@ -118,24 +118,32 @@ impl StepContext {
 pub(crate) fn causal_mask(slots: &Slots, new: usize) -> AttentionMask {
     let mask = AttentionMask::causal(slots.len() - new);
     let plain = slots.segments.iter().flatten().all(|&segment| segment == 1);
-    if plain { mask } else { mask.with_segments(slots.segments.as_slice()) }
+    if plain {
+        mask
+    } else {
+        mask.with_segments(slots.segments.as_slice())
+    }
 }
 
 impl Decoder {
     pub(crate) fn load(scope: &Scope<'_>, config: &Arc<DecoderConfig>) -> Result<Self> {
         let shape = [config.vocab_size, config.hidden_size];
-        let embed_tokens =
-            TokenEmbedding { weight: scope.at("embed_tokens").weight("weight", shape)? };
+        let embed_tokens = TokenEmbedding {
+            weight: scope.at("embed_tokens").weight("weight", shape)?,
+        };
         let layers = config
             .layers
             .iter()
             .enumerate()
-            .map(|(index, &layer)| {
-                DecoderLayer::load(&scope.at("layers").at(index), config, layer)
-            })
+            .map(|(index, &layer)| DecoderLayer::load(&scope.at("layers").at(index), config, layer))
             .collect::<Result<_>>()?;
         let norm = scope.at("norm").norm(config.norm, config.hidden_size)?;
-        Ok(Self { embed_tokens, layers, norm, config: Arc::clone(config) })
+        Ok(Self {
+            embed_tokens,
+            layers,
+            norm,
+            config: Arc::clone(config),
+        })
     }
 
     /// The configuration.
@@ -177,7 +185,10 @@ impl Decoder {
         };
         // Rows with the same positions share one row of the tables.
         let mut rows = batch.batch();
-        if positions.chunks(batch.seq()).all(|row| row == &positions[..batch.seq()]) {
+        if positions
+            .chunks(batch.seq())
+            .all(|row| row == &positions[..batch.seq()])
+        {
             positions.truncate(batch.seq());
             rows = 1;
         }
@@ -197,7 +208,8 @@ impl Decoder {
     /// - returns `[batch, seq, d_model]`
     pub fn embed(&self, batch: &TokenBatch) -> Tensor<3> {
         let hidden =
-            self.embed_tokens.forward(batch.input_ids(), batch.batch(), self.compute_dtype());
+            self.embed_tokens
+                .forward(batch.input_ids(), batch.batch(), self.compute_dtype());
         scale(hidden, self.config.embedding_multiplier)
     }
 
@@ -231,7 +243,8 @@ impl DecoderLayer {
         use BlockStyle::{Parallel, PostNorm, PreNorm, Sandwich};
         let norm = |name: &str, styles: &[BlockStyle]| {
             let has = styles.contains(&config.block);
-            has.then(|| scope.at(name).norm(config.norm, config.hidden_size)).transpose()
+            has.then(|| scope.at(name).norm(config.norm, config.hidden_size))
+                .transpose()
         };
         Ok(Self {
             self_attn: Attention::load(&scope.at("self_attn"), config)?,
@@ -264,7 +277,10 @@ impl DecoderLayer {
         };
         let (after_attention, before_mlp) = match style {
             BlockStyle::PreNorm => (&None, &self.post_attention_layernorm),
-            _ => (&self.post_attention_layernorm, &self.pre_feedforward_layernorm),
+            _ => (
+                &self.post_attention_layernorm,
+                &self.pre_feedforward_layernorm,
+            ),
         };
         let normed = normalised(&self.input_layernorm, hidden.clone());
         let shared = (style == BlockStyle::Parallel).then(|| normed.clone());
@@ -293,8 +309,7 @@ impl Attention {
         let hidden = config.hidden_size;
         let q_width = config.num_attention_heads * config.head_dim;
         let kv_width = config.num_key_value_heads * config.head_dim;
-        let linear =
-            |name: &str, d_out| scope.at(name).linear(hidden, d_out, config.qkv_bias);
+        let linear = |name: &str, d_out| scope.at(name).linear(hidden, d_out, config.qkv_bias);
         let projections = if config.fused_projections {
             let qkv_proj = linear("qkv_proj", q_width + 2 * kv_width)?;
             Projections::Fused(FusedProjections { qkv_proj })
@@ -347,10 +362,17 @@ impl Attention {
             (k, v) = cache.update(index, k, v);
         }
         let mask = context.mask(layer.sliding_window);
-        let heads =
-            attention(q, k, v, &mask, config.attention_multiplier, config.attn_logit_softcapping);
+        let heads = attention(
+            q,
+            k,
+            v,
+            &mask,
+            config.attention_multiplier,
+            config.attn_logit_softcapping,
+        );
         let width = config.num_attention_heads * config.head_dim;
-        self.o_proj.forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
+        self.o_proj
+            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
     }
 
     fn project(&self, hidden: Tensor<3>) -> (Tensor<3>, Tensor<3>, Tensor<3>) {

@@ -40,7 +40,11 @@ impl DecoderLm {
         });
         let lm_head = (!classifies && !config.tie_word_embeddings)
             .then(|| root.at("lm_head").linear(width, vocab, false));
-        Ok(Self { model, lm_head: lm_head.transpose()?, score: score.transpose()? })
+        Ok(Self {
+            model,
+            lm_head: lm_head.transpose()?,
+            score: score.transpose()?,
+        })
     }
 
     /// Logits of the next token for each hidden state.
@@ -81,7 +85,9 @@ impl DecoderLm {
         let [rows, seq, width] = hidden.dims();
         let last: Vec<i64> = (0..rows)
             .map(|row| {
-                let segments = batch.segment_ids().map(|ids| &ids[row * seq..(row + 1) * seq]);
+                let segments = batch
+                    .segment_ids()
+                    .map(|ids| &ids[row * seq..(row + 1) * seq]);
                 let last = match segments {
                     Some(ids) => ids.iter().rposition(|&id| id != PADDING).unwrap_or(seq - 1),
                     None => seq - 1,
@@ -98,6 +104,8 @@ impl DecoderLm {
 /// The first entry of `architectures`, or an empty string.
 pub(crate) fn architecture(file: &ConfigFile) -> Result<String> {
     let list = file.opt_array("architectures")?;
-    let first = list.and_then(|list| list.first()).and_then(|name| name.as_str());
+    let first = list
+        .and_then(|list| list.first())
+        .and_then(|name| name.as_str());
     Ok(first.unwrap_or_default().to_owned())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::DType;
 
-use crate::checkpoint::{HeaderError, IndexError};
+use crate::checkpoint::{HeaderError, IndexError, TensorSpec};
 
 /// Result of this crate's fallible operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -139,20 +139,14 @@ pub enum Error {
 
     /// The data handed over for saving differ from what was announced.
     #[error(
-        "tensor `{tensor}` was announced as {} {expected_shape:?}, got {} {got_shape:?}",
-        expected_dtype.name(), got_dtype.name()
+        "tensor `{}` was announced as {} {:?}, got {} {:?}",
+        announced.name, announced.dtype.name(), announced.shape, got.dtype.name(), got.shape
     )]
     AnnouncedOtherwise {
-        /// The tensor.
-        tensor: String,
-        /// The announced shape.
-        expected_shape: Vec<usize>,
-        /// The announced element type.
-        expected_dtype: DType,
-        /// The shape of the data.
-        got_shape: Vec<usize>,
-        /// The element type of the data.
-        got_dtype: DType,
+        /// The tensor as announced.
+        announced: Box<TensorSpec>,
+        /// The tensor as its data have it.
+        got: Box<TensorSpec>,
     },
 
     /// `config.json` names an architecture that is not implemented.

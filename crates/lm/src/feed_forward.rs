@@ -1,7 +1,7 @@
 //! What stands between two attentions: a gated MLP, or a mixture of them.
 
 use burn::module::Module;
-use burn::tensor::{Int, IndexingUpdateOp, Tensor, TensorData, activation};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use flametune_kernels::{geglu_tanh, swiglu};
 use flametune_peft::AdapterLinear;
 
@@ -103,7 +103,11 @@ fn gated(act: Activation, gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
 impl FeedForward {
     /// Loads what `scope`, a layer, has as its feed-forward part.
     pub(crate) fn load(scope: &Scope<'_>, config: &DecoderConfig) -> Result<Self> {
-        let (width, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+        let (width, inner, bias) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.mlp_bias,
+        );
         let act = config.hidden_act;
         if let Some(moe) = config.moe {
             let scope = scope.at("block_sparse_moe");
@@ -115,11 +119,24 @@ impl FeedForward {
         let down_proj = mlp.at("down_proj").linear(inner, width, bias)?;
         Ok(if config.fused_projections {
             let gate_up_proj = mlp.at("gate_up_proj").linear(width, 2 * inner, bias)?;
-            Self::FusedGated(FusedGated { mlp: FusedGatedMlp { gate_up_proj, down_proj, act } })
+            Self::FusedGated(FusedGated {
+                mlp: FusedGatedMlp {
+                    gate_up_proj,
+                    down_proj,
+                    act,
+                },
+            })
         } else {
             let gate_proj = mlp.at("gate_proj").linear(width, inner, bias)?;
             let up_proj = mlp.at("up_proj").linear(width, inner, bias)?;
-            Self::Gated(Gated { mlp: GatedMlp { gate_proj, up_proj, down_proj, act } })
+            Self::Gated(Gated {
+                mlp: GatedMlp {
+                    gate_proj,
+                    up_proj,
+                    down_proj,
+                    act,
+                },
+            })
         })
     }
 
@@ -131,13 +148,15 @@ impl FeedForward {
         match self {
             Self::Gated(Gated { mlp }) => {
                 let gate = mlp.gate_proj.forward(x.clone());
-                mlp.down_proj.forward(gated(mlp.act, gate, mlp.up_proj.forward(x)))
+                mlp.down_proj
+                    .forward(gated(mlp.act, gate, mlp.up_proj.forward(x)))
             }
             Self::FusedGated(FusedGated { mlp }) => {
                 let gate_up = mlp.gate_up_proj.forward(x);
                 let inner = gate_up.dims()[2] / 2;
                 let gate = gate_up.clone().narrow(2, 0, inner);
-                mlp.down_proj.forward(gated(mlp.act, gate, gate_up.narrow(2, inner, inner)))
+                mlp.down_proj
+                    .forward(gated(mlp.act, gate, gate_up.narrow(2, inner, inner)))
             }
             Self::Experts(Experts { block_sparse_moe }) => block_sparse_moe.forward(x),
         }
@@ -157,8 +176,12 @@ impl SparseMoe {
             })
         };
         Ok(Self {
-            gate: scope.at("gate").linear(width, moe.num_local_experts, false)?,
-            experts: (0..moe.num_local_experts).map(expert).collect::<Result<_>>()?,
+            gate: scope
+                .at("gate")
+                .linear(width, moe.num_local_experts, false)?,
+            experts: (0..moe.num_local_experts)
+                .map(expert)
+                .collect::<Result<_>>()?,
             config: moe,
         })
     }
@@ -191,8 +214,7 @@ impl SparseMoe {
                 Tensor::from_data(TensorData::new(ids, [count]), &device)
             };
             let rows = ids(rows);
-            let share: Tensor<2> =
-                shares.clone().reshape([-1, 1]).select(0, ids(picks));
+            let share: Tensor<2> = shares.clone().reshape([-1, 1]).select(0, ids(picks));
             let input = tokens.clone().select(0, rows.clone());
             let output = expert.forward(input.unsqueeze()).squeeze_dim(0) * share;
             mixed = mixed.select_assign(0, rows, output, IndexingUpdateOp::Add);

@@ -48,16 +48,27 @@ impl Gpt2Config {
         let n_embd = file.usize("n_embd")?;
         let n_head = file.usize("n_head")?;
         if !n_embd.is_multiple_of(n_head) {
-            return Err(file.invalid("n_head", format!("must divide n_embd {n_embd}, got {n_head}")));
+            return Err(file.invalid(
+                "n_head",
+                format!("must divide n_embd {n_embd}, got {n_head}"),
+            ));
         }
         match file.opt_str("activation_function")? {
             None | Some("gelu_new" | "gelu_pytorch_tanh") => {}
             Some(other) => {
-                return Err(ConfigFile::unsupported("activation_function", other, "use gelu_new"));
+                return Err(ConfigFile::unsupported(
+                    "activation_function",
+                    other,
+                    "use gelu_new",
+                ));
             }
         }
         if !file.bool_or("scale_attn_weights", true)? {
-            return Err(ConfigFile::unsupported("scale_attn_weights", false, "scores are scaled"));
+            return Err(ConfigFile::unsupported(
+                "scale_attn_weights",
+                false,
+                "scores are scaled",
+            ));
         }
         let n_inner = match file.opt_usize("n_inner")? {
             Some(_) => file.usize("n_inner")?,
@@ -143,7 +154,9 @@ pub struct Gpt2Mlp {
 
 /// Whether a tensor of this name is a `Conv1D` weight, stored as `[d_in, d_out]`.
 pub(crate) fn is_conv1d(name: &str) -> bool {
-    [".c_attn.weight", ".c_proj.weight", ".c_fc.weight"].iter().any(|end| name.ends_with(end))
+    [".c_attn.weight", ".c_proj.weight", ".c_fc.weight"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 /// Whether a tensor is one of the constant masks that old checkpoints carry.
@@ -155,12 +168,22 @@ impl Gpt2Lm {
     pub(crate) fn load(root: &Scope<'_>, file: &ConfigFile) -> Result<Self> {
         let config = Arc::new(Gpt2Config::read(file)?);
         // The first published checkpoints lack the prefix.
-        let scope = if root.has("wte.weight") { root.clone() } else { root.at("transformer") };
+        let scope = if root.has("wte.weight") {
+            root.clone()
+        } else {
+            root.at("transformer")
+        };
         let transformer = Gpt2::load(&scope, &config)?;
         let lm_head = (!config.tie_word_embeddings)
-            .then(|| root.at("lm_head").linear(config.n_embd, config.vocab_size, false))
+            .then(|| {
+                root.at("lm_head")
+                    .linear(config.n_embd, config.vocab_size, false)
+            })
             .transpose()?;
-        Ok(Self { transformer, lm_head })
+        Ok(Self {
+            transformer,
+            lm_head,
+        })
     }
 
     /// Logits of the next token for each hidden state.
@@ -178,9 +201,15 @@ impl Gpt2Lm {
 impl Gpt2 {
     fn load(scope: &Scope<'_>, config: &Arc<Gpt2Config>) -> Result<Self> {
         let (width, inner) = (config.n_embd, config.n_inner);
-        let norm = Norm::Layer { eps: config.layer_norm_epsilon };
-        let wte = scope.at("wte").weight("weight", [config.vocab_size, width])?;
-        let wpe = scope.at("wpe").table("weight", [config.n_positions, width])?;
+        let norm = Norm::Layer {
+            eps: config.layer_norm_epsilon,
+        };
+        let wte = scope
+            .at("wte")
+            .weight("weight", [config.vocab_size, width])?;
+        let wpe = scope
+            .at("wpe")
+            .table("weight", [config.n_positions, width])?;
         let block = |index: usize| -> Result<Gpt2Block> {
             let scope = scope.at("h").at(index);
             let (attn, mlp) = (scope.at("attn"), scope.at("mlp"));
@@ -262,22 +291,36 @@ impl Gpt2 {
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
             hidden = hidden + block.attn.forward(normed, &mask, cache);
             let inner = block.mlp.c_fc.forward(block.ln_2.forward(hidden.clone()));
-            hidden = hidden + block.mlp.c_proj.forward(activation::gelu_approximate(inner));
+            hidden = hidden
+                + block
+                    .mlp
+                    .c_proj
+                    .forward(activation::gelu_approximate(inner));
             observe(&hidden);
         }
         Ok(self.ln_f.forward(hidden))
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "widths and layer numbers are small")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "widths and layer numbers are small"
+)]
 fn score_scale(config: &Gpt2Config, layer: usize) -> f64 {
     let scale = 1.0 / ((config.n_embd / config.n_head) as f64).sqrt();
-    if config.scale_attn_by_inverse_layer_idx { scale / (layer + 1) as f64 } else { scale }
+    if config.scale_attn_by_inverse_layer_idx {
+        scale / (layer + 1) as f64
+    } else {
+        scale
+    }
 }
 
 /// Checks positions against a table of learned ones.
 pub(crate) fn check_positions(positions: &[u32], limit: usize) -> Result<()> {
-    let requested = positions.iter().max().map_or(0, |&position| position as usize + 1);
+    let requested = positions
+        .iter()
+        .max()
+        .map_or(0, |&position| position as usize + 1);
     if requested > limit {
         return Err(Error::ContextOverflow { requested, limit });
     }
@@ -295,13 +338,15 @@ impl Gpt2Attention {
         let qkv = self.c_attn.forward(x);
         let part = |index: usize| {
             let part = qkv.clone().narrow(2, index * width, width);
-            part.reshape([batch, seq, self.heads, width / self.heads]).swap_dims(1, 2)
+            part.reshape([batch, seq, self.heads, width / self.heads])
+                .swap_dims(1, 2)
         };
         let (q, mut k, mut v) = (part(0), part(1), part(2));
         if let Some((index, cache)) = cache {
             (k, v) = cache.update(index, k, v);
         }
         let heads = attention(q, k, v, mask, self.scale, None);
-        self.c_proj.forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
+        self.c_proj
+            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
     }
 }

@@ -46,10 +46,17 @@ impl Checkpoint {
             let tensors = Tensors::Safetensors(SafetensorsCheckpoint::open(path)?);
             return Ok(Self { config, tensors });
         }
-        let file = if path.is_dir() { only_gguf(path)? } else { path.to_owned() };
+        let file = if path.is_dir() {
+            only_gguf(path)?
+        } else {
+            path.to_owned()
+        };
         let gguf = GgufCheckpoint::open(&file)?;
         let config = ConfigFile::from_value(gguf.config().clone(), &file)?;
-        Ok(Self { config, tensors: Tensors::Gguf(Box::new(gguf)) })
+        Ok(Self {
+            config,
+            tensors: Tensors::Gguf(Box::new(gguf)),
+        })
     }
 
     /// The configuration.
@@ -83,11 +90,17 @@ impl Checkpoint {
 }
 
 fn only_gguf(folder: &Path) -> Result<PathBuf> {
-    let io = |source| Error::Io { path: folder.to_owned(), source };
+    let io = |source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        {
             files.push(path);
         }
     }
@@ -97,7 +110,10 @@ fn only_gguf(folder: &Path) -> Result<PathBuf> {
             folder: folder.to_owned(),
             looked_for: vec!["config.json".to_owned(), "*.gguf".to_owned()],
         }),
-        Err(files) => Err(Error::SeveralModels { folder: folder.to_owned(), files }),
+        Err(files) => Err(Error::SeveralModels {
+            folder: folder.to_owned(),
+            files,
+        }),
     }
 }
 
@@ -138,9 +154,7 @@ impl CausalLm {
         let weights = Weights::new(checkpoint.tensors(), options, progress);
         let model = match family {
             Family::Bert => return Err(Error::NoHead { head: "lm_head" }),
-            Family::Gpt2 => {
-                Self::Gpt2(Gpt2Lm::load(&weights.root(), checkpoint.config())?)
-            }
+            Family::Gpt2 => Self::Gpt2(Gpt2Lm::load(&weights.root(), checkpoint.config())?),
             _ => Self::Decoder(DecoderLm::load(&weights.root(), checkpoint.config())?),
         };
         let tied = model.is_tied();
@@ -265,7 +279,13 @@ impl CausalLm {
             Self::Decoder(_) => tensors,
             Self::Gpt2(_) => tensors
                 .into_iter()
-                .map(|t| if gpt2::is_conv1d(&t.name) { t.transposed() } else { t })
+                .map(|t| {
+                    if gpt2::is_conv1d(&t.name) {
+                        t.transposed()
+                    } else {
+                        t
+                    }
+                })
                 .collect(),
         }
     }
@@ -282,7 +302,12 @@ impl CausalLm {
         config: &ConfigFile,
         max_shard_bytes: usize,
     ) -> Result<SavedCheckpoint> {
-        save_pretrained(folder.as_ref(), config, &self.named_tensors(), max_shard_bytes)
+        save_pretrained(
+            folder.as_ref(),
+            config,
+            &self.named_tensors(),
+            max_shard_bytes,
+        )
     }
 }
 
@@ -299,7 +324,10 @@ impl BertModel {
         if checkpoint.family()? != Family::Bert {
             let model_type = checkpoint.family()?.model_type().to_owned();
             let supported = vec![Family::Bert.model_type().to_owned()];
-            return Err(Error::UnsupportedArchitecture { model_type, supported });
+            return Err(Error::UnsupportedArchitecture {
+                model_type,
+                supported,
+            });
         }
         let weights = Weights::new(checkpoint.tensors(), options, progress);
         let model = Self::load(&weights.root(), checkpoint.config())?;
@@ -323,7 +351,12 @@ impl BertModel {
         config: &ConfigFile,
         max_shard_bytes: usize,
     ) -> Result<SavedCheckpoint> {
-        save_pretrained(folder.as_ref(), config, &named_tensors(self), max_shard_bytes)
+        save_pretrained(
+            folder.as_ref(),
+            config,
+            &named_tensors(self),
+            max_shard_bytes,
+        )
     }
 }
 
@@ -338,8 +371,10 @@ fn save_pretrained(
     tensors: &[NamedTensor],
     max_shard_bytes: usize,
 ) -> Result<SavedCheckpoint> {
-    let by_name: BTreeMap<&str, &NamedTensor> =
-        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let by_name: BTreeMap<&str, &NamedTensor> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), tensor))
+        .collect();
     let specs: Vec<TensorSpec> = tensors
         .iter()
         .map(|tensor| TensorSpec {
@@ -348,14 +383,15 @@ fn save_pretrained(
             dtype: tensor.dtype,
         })
         .collect();
-    let saved =
-        save_safetensors(folder, &specs, max_shard_bytes, &BTreeMap::new(), |spec| {
-            let tensor = by_name.get(spec.name.as_str()).ok_or_else(|| Error::MissingTensor {
+    let saved = save_safetensors(folder, &specs, max_shard_bytes, &BTreeMap::new(), |spec| {
+        let tensor = by_name
+            .get(spec.name.as_str())
+            .ok_or_else(|| Error::MissingTensor {
                 name: spec.name.clone(),
                 file: folder.to_owned(),
             })?;
-            Ok(tensor.data())
-        })?;
+        Ok(tensor.data())
+    })?;
     config.save(folder)?;
     Ok(saved)
 }

@@ -36,7 +36,11 @@ impl NamedTensor {
             Values::Vector(_) => self,
             Values::Matrix(tensor) => {
                 let shape = self.shape.into_iter().rev().collect();
-                Self { shape, values: Values::Matrix(tensor.transpose()), ..self }
+                Self {
+                    shape,
+                    values: Values::Matrix(tensor.transpose()),
+                    ..self
+                }
             }
         }
     }
@@ -60,7 +64,12 @@ struct Names {
 
 impl Names {
     fn name(&self) -> String {
-        self.path.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(".")
+        self.path
+            .iter()
+            .flatten()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(".")
     }
 }
 
@@ -88,6 +97,11 @@ impl ModuleVisitor for Names {
             // Models have vectors and matrices only; the reshape changes nothing for a matrix.
             _ => Values::Matrix(tensor.reshape([shape[0], shape[1..].iter().product()])),
         };
-        self.tensors.push(NamedTensor { name: self.name(), shape, dtype, values });
+        self.tensors.push(NamedTensor {
+            name: self.name(),
+            shape,
+            dtype,
+            values,
+        });
     }
 }

@@ -21,14 +21,21 @@ use crate::config::{RopeConfig, RopeScaling};
 pub fn inverse_frequencies(rope: &RopeConfig, seq_len: usize) -> Vec<f64> {
     let dim = rope.rot_dim;
     let plain = |theta: f64| -> Vec<f64> {
-        (0..dim).step_by(2).map(|channel| theta.powf(-ratio(channel, dim))).collect()
+        (0..dim)
+            .step_by(2)
+            .map(|channel| theta.powf(-ratio(channel, dim)))
+            .collect()
     };
     match &rope.scaling {
         RopeScaling::Default => plain(rope.rope_theta),
-        RopeScaling::Linear { factor } => {
-            plain(rope.rope_theta).into_iter().map(|frequency| frequency / factor).collect()
-        }
-        RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
+        RopeScaling::Linear { factor } => plain(rope.rope_theta)
+            .into_iter()
+            .map(|frequency| frequency / factor)
+            .collect(),
+        RopeScaling::Dynamic {
+            factor,
+            original_max_position_embeddings,
+        } => {
             let length = seq_len.max(*original_max_position_embeddings);
             let growth = factor * ratio(length, *original_max_position_embeddings) - (factor - 1.0);
             let exponent = if dim > 2 { ratio(dim, dim - 2) } else { 1.0 };
@@ -82,7 +89,11 @@ pub fn inverse_frequencies(rope: &RopeConfig, seq_len: usize) -> Vec<f64> {
                 })
                 .collect()
         }
-        RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings } => {
+        RopeScaling::LongRope {
+            short_factor,
+            long_factor,
+            original_max_position_embeddings,
+        } => {
             let factors = if seq_len > *original_max_position_embeddings {
                 long_factor
             } else {
@@ -97,7 +108,10 @@ pub fn inverse_frequencies(rope: &RopeConfig, seq_len: usize) -> Vec<f64> {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "widths and lengths are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "widths and lengths are far below 2^52"
+)]
 fn ratio(numerator: usize, denominator: usize) -> f64 {
     numerator as f64 / denominator as f64
 }
@@ -120,7 +134,10 @@ impl RopeTable {
         device: &Device,
         dtype: DType,
     ) -> Self {
-        let longest = positions.iter().max().map_or(0, |&position| position as usize + 1);
+        let longest = positions
+            .iter()
+            .max()
+            .map_or(0, |&position| position as usize + 1);
         let frequencies = inverse_frequencies(rope, longest);
         let len = positions.len() * rope.rot_dim;
         let (mut cos, mut sin) = (Vec::with_capacity(len), Vec::with_capacity(len));
@@ -134,15 +151,21 @@ impl RopeTable {
             }
         }
         let shape = [rows, positions.len() / rows.max(1), rope.rot_dim];
-        let tensor = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, shape), (device, dtype))
-        };
-        Self { cos: tensor(cos), sin: tensor(sin) }
+        let tensor =
+            |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), (device, dtype));
+        Self {
+            cos: tensor(cos),
+            sin: tensor(sin),
+        }
     }
 }
 
 /// The angle as the reference rounds it: frequency, position and product in f32.
-#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "f32 is meant")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "f32 is meant"
+)]
 fn angle(frequency: f64, position: u32) -> f64 {
     f64::from(frequency as f32 * position as f32)
 }
@@ -157,7 +180,12 @@ mod tests {
     use super::*;
 
     fn rope(scaling: RopeScaling) -> RopeConfig {
-        RopeConfig { rope_theta: 10_000.0, rot_dim: 8, attention_factor: 1.0, scaling }
+        RopeConfig {
+            rope_theta: 10_000.0,
+            rot_dim: 8,
+            attention_factor: 1.0,
+            scaling,
+        }
     }
 
     #[test]
@@ -170,7 +198,10 @@ mod tests {
 
     #[test]
     fn dynamic_changes_nothing_up_to_the_original_length() {
-        let dynamic = rope(RopeScaling::Dynamic { factor: 2.0, original_max_position_embeddings: 64 });
+        let dynamic = rope(RopeScaling::Dynamic {
+            factor: 2.0,
+            original_max_position_embeddings: 64,
+        });
         let plain = inverse_frequencies(&rope(RopeScaling::Default), 1);
         assert_eq!(inverse_frequencies(&dynamic, 64), plain);
         assert!(inverse_frequencies(&dynamic, 128)[3] < plain[3]);
@@ -194,7 +225,7 @@ mod tests {
         let mut config = rope(RopeScaling::Default);
         config.attention_factor = 2.0;
         let table = RopeTable::new(&config, &[0, 3], 1, &Device::flex(), DType::F32);
-        let cos = table.cos.into_data().to_vec::<f32>().unwrap();
+        let cos = table.cos.into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(cos[..8], [2.0; 8]);
         assert!((cos[8] - 2.0 * 3f32.cos()).abs() < 1e-6);
         assert_eq!(cos[8], cos[12]);

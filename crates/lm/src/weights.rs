@@ -9,9 +9,9 @@ use flametune_peft::AdapterLinear;
 use flametune_quant::{BaseLinear, DenseLinear};
 
 use crate::checkpoint::TensorSource;
+use crate::config::Norm;
 use crate::error::{Error, Result};
 use crate::layers::NormLayer;
-use crate::config::Norm;
 
 /// Where and in which number formats a model is loaded.
 #[derive(Debug, Clone)]
@@ -27,7 +27,11 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Everything in f32.
     pub fn f32(device: &Device) -> Self {
-        Self { device: device.clone(), weight_dtype: DType::F32, compute_dtype: DType::F32 }
+        Self {
+            device: device.clone(),
+            weight_dtype: DType::F32,
+            compute_dtype: DType::F32,
+        }
     }
 }
 
@@ -64,17 +68,27 @@ impl<'a> Weights<'a> {
             .iter()
             .filter_map(|name| source.info(name))
             .fold(0usize, |sum, info| sum.saturating_add(info.bytes));
-        let progress = LoadProgress { bytes: 0, total_bytes };
+        let progress = LoadProgress {
+            bytes: 0,
+            total_bytes,
+        };
         Self {
             source,
             options,
-            state: RefCell::new(State { taken: BTreeSet::new(), progress, report }),
+            state: RefCell::new(State {
+                taken: BTreeSet::new(),
+                progress,
+                report,
+            }),
         }
     }
 
     /// The place in the checkpoint under which tensors are looked for next.
     pub(crate) fn root(&'a self) -> Scope<'a> {
-        Scope { weights: self, prefix: String::new() }
+        Scope {
+            weights: self,
+            prefix: String::new(),
+        }
     }
 
     /// Checks that every tensor found its place, save those that `ignored` says carry no weights.
@@ -88,7 +102,10 @@ impl<'a> Weights<'a> {
             .collect();
         match names.first().and_then(|name| self.source.info(name)) {
             None => Ok(()),
-            Some(info) => Err(Error::UnknownTensors { names, file: info.file }),
+            Some(info) => Err(Error::UnknownTensors {
+                names,
+                file: info.file,
+            }),
         }
     }
 
@@ -130,7 +147,10 @@ impl<'a> Weights<'a> {
 
     fn any_file(&self) -> std::path::PathBuf {
         let first = self.source.names().into_iter().next();
-        first.and_then(|name| self.source.info(&name)).map(|info| info.file).unwrap_or_default()
+        first
+            .and_then(|name| self.source.info(&name))
+            .map(|info| info.file)
+            .unwrap_or_default()
     }
 }
 
@@ -150,11 +170,18 @@ pub(crate) struct Scope<'a> {
 impl Scope<'_> {
     /// The level below, `prefix.name`.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
-        Self { weights: self.weights, prefix: self.path(&name.to_string()) }
+        Self {
+            weights: self.weights,
+            prefix: self.path(&name.to_string()),
+        }
     }
 
     fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 
     /// Whether the checkpoint has a tensor of this name.
@@ -168,17 +195,32 @@ impl Scope<'_> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Param<Tensor<D>>> {
-        self.weights.param(&self.path(name), shape, self.weights.options.weight_dtype, false)
+        self.weights.param(
+            &self.path(name),
+            shape,
+            self.weights.options.weight_dtype,
+            false,
+        )
     }
 
     /// A small parameter (a norm, a bias) in the activations' dtype.
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Param<Tensor<1>>> {
-        self.weights.param(&self.path(name), [len], self.weights.options.compute_dtype, false)
+        self.weights.param(
+            &self.path(name),
+            [len],
+            self.weights.options.compute_dtype,
+            false,
+        )
     }
 
     /// A table that is added to activations, in their dtype.
     pub(crate) fn table(&self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>> {
-        self.weights.param(&self.path(name), shape, self.weights.options.compute_dtype, false)
+        self.weights.param(
+            &self.path(name),
+            shape,
+            self.weights.options.compute_dtype,
+            false,
+        )
     }
 
     /// A linear layer stored as `weight [d_out, d_in]` and perhaps `bias [d_out]`.
@@ -200,9 +242,18 @@ impl Scope<'_> {
     ) -> Result<AdapterLinear> {
         let dtype = self.weights.options.weight_dtype;
         let weight =
-            self.weights.param(&self.path("weight"), [d_out, d_in], dtype, fan_in_fan_out)?;
-        let bias = if bias { Some(self.vector("bias", d_out)?) } else { None };
-        Ok(AdapterLinear::new(BaseLinear::Dense(DenseLinear { weight, bias, fan_in_fan_out })))
+            self.weights
+                .param(&self.path("weight"), [d_out, d_in], dtype, fan_in_fan_out)?;
+        let bias = if bias {
+            Some(self.vector("bias", d_out)?)
+        } else {
+            None
+        };
+        Ok(AdapterLinear::new(BaseLinear::Dense(DenseLinear {
+            weight,
+            bias,
+            fan_in_fan_out,
+        })))
     }
 
     /// A normalisation layer.
@@ -211,6 +262,10 @@ impl Scope<'_> {
             Norm::Layer { .. } => Some(self.vector("bias", width)?),
             Norm::Rms { .. } | Norm::RmsOffset { .. } => None,
         };
-        Ok(NormLayer { weight: self.vector("weight", width)?, bias, kind })
+        Ok(NormLayer {
+            weight: self.vector("weight", width)?,
+            bias,
+            kind,
+        })
     }
 }

@@ -14,7 +14,9 @@ fn tolerance() -> Tolerance {
 /// Models whose rotation changes with the length are left out: there the cached keys keep the
 /// rotation they got, as in the reference.
 fn fixed_rotation() -> impl Iterator<Item = &'static &'static str> {
-    CAUSAL.iter().filter(|name| !["llama_rope_dynamic", "phi3_longrope"].contains(*name))
+    CAUSAL
+        .iter()
+        .filter(|name| !["llama_rope_dynamic", "phi3_longrope"].contains(*name))
 }
 
 fn rows(model: &CausalLm, lengths: &[usize]) -> Vec<Vec<u32>> {
@@ -23,7 +25,9 @@ fn rows(model: &CausalLm, lengths: &[usize]) -> Vec<Vec<u32>> {
         .iter()
         .zip(0u32..)
         .map(|(&length, row)| {
-            (0..u32::try_from(length).unwrap()).map(|i| (7 + 31 * i + 17 * row) % vocab).collect()
+            (0..u32::try_from(length).unwrap())
+                .map(|i| (7 + 31 * i + 17 * row) % vocab)
+                .collect()
         })
         .collect()
 }
@@ -33,7 +37,10 @@ fn decoding_with_the_cache_equals_the_full_forward() {
     for name in fixed_rotation() {
         let model = Golden::open(name).model(&Device::flex());
         let tokens = rows(&model, &[21]).concat();
-        let full = logits(&model, &TokenBatch::from_rows(std::slice::from_ref(&tokens)).unwrap());
+        let full = logits(
+            &model,
+            &TokenBatch::from_rows(std::slice::from_ref(&tokens)).unwrap(),
+        );
         let mut cache = model.new_cache(1, tokens.len());
         let mut stepwise = Vec::new();
         // A first piece, single tokens, and pieces of other sizes.
@@ -42,7 +49,12 @@ fn decoding_with_the_cache_equals_the_full_forward() {
             let hidden = model.forward(&batch, Some(&mut cache)).unwrap();
             stepwise.extend(values(model.logits(hidden)));
         }
-        assert_close(&stepwise, &full, tolerance(), &format!("{name}: cached logits"));
+        assert_close(
+            &stepwise,
+            &full,
+            tolerance(),
+            &format!("{name}: cached logits"),
+        );
     }
 }
 
@@ -64,8 +76,18 @@ fn a_left_padded_batch_equals_its_rows_alone() {
             let (expected, last) = alone.split_at(row.len() * vocab);
             let end = (index + 1) * batch.seq() * vocab;
             let what = format!("{name}: row {index}");
-            assert_close(&prefill[end - row.len() * vocab..end], expected, tolerance(), &what);
-            assert_close(&step[index * vocab..(index + 1) * vocab], last, tolerance(), &what);
+            assert_close(
+                &prefill[end - row.len() * vocab..end],
+                expected,
+                tolerance(),
+                &what,
+            );
+            assert_close(
+                &step[index * vocab..(index + 1) * vocab],
+                last,
+                tolerance(),
+                &what,
+            );
         }
     }
 }
@@ -75,8 +97,11 @@ fn packed_segments_equal_separate_sequences() {
     for name in fixed_rotation() {
         let model = Golden::open(name).model(&Device::flex());
         let rows = rows(&model, &[7, 1, 11]);
-        let segments: Vec<u32> =
-            rows.iter().zip(1..).flat_map(|(row, id)| std::iter::repeat_n(id, row.len())).collect();
+        let segments: Vec<u32> = rows
+            .iter()
+            .zip(1..)
+            .flat_map(|(row, id)| std::iter::repeat_n(id, row.len()))
+            .collect();
         let packed = TokenBatch::from_rows(&[rows.concat()])
             .unwrap()
             .with_segment_ids(segments)
@@ -85,10 +110,18 @@ fn packed_segments_equal_separate_sequences() {
         let alone: Vec<f32> = rows
             .iter()
             .flat_map(|row| {
-                logits(&model, &TokenBatch::from_rows(std::slice::from_ref(row)).unwrap())
+                logits(
+                    &model,
+                    &TokenBatch::from_rows(std::slice::from_ref(row)).unwrap(),
+                )
             })
             .collect();
-        assert_close(&packed, &alone, tolerance(), &format!("{name}: packed logits"));
+        assert_close(
+            &packed,
+            &alone,
+            tolerance(),
+            &format!("{name}: packed logits"),
+        );
     }
 }
 
@@ -97,7 +130,12 @@ fn dropping_rows_from_the_cache_leaves_the_others_as_they_were() {
     let model = Golden::open("llama").model(&Device::flex());
     let rows = rows(&model, &[6, 3, 5]);
     let mut cache = model.new_cache(3, 8);
-    model.forward(&TokenBatch::left_padded(&rows, 0).unwrap(), Some(&mut cache)).unwrap();
+    model
+        .forward(
+            &TokenBatch::left_padded(&rows, 0).unwrap(),
+            Some(&mut cache),
+        )
+        .unwrap();
     cache.select_rows(&[2, 0]);
     let next = TokenBatch::from_rows(&[vec![11], vec![12]]).unwrap();
     let got = values(model.logits(model.forward(&next, Some(&mut cache)).unwrap()));

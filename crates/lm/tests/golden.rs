@@ -30,11 +30,16 @@ fn logits_match_transformers() {
 fn hidden_states_match_transformers() {
     for name in CAUSAL {
         let golden = Golden::open(name);
-        let states = golden.model(&Device::flex()).hidden_states(&golden.batch()).unwrap();
+        let states = golden
+            .model(&Device::flex())
+            .hidden_states(&golden.batch())
+            .unwrap();
         let mut compared = 0;
         for (index, state) in states.into_iter().enumerate() {
             let key = format!("hidden_states.{index}");
-            let Some(expected) = golden.tensors.get(&key) else { continue };
+            let Some(expected) = golden.tensors.get(&key) else {
+                continue;
+            };
             let got = golden.tokens_only(&values(state));
             let expected = golden.tokens_only(&floats(expected));
             assert_close(&got, &expected, f32_tolerance(), &format!("{name}: {key}"));
@@ -53,7 +58,12 @@ fn logits_beyond_the_trained_length_match_transformers() {
         let got = logits(&model, &batch);
         let expected = golden.floats("long_logits_last8");
         let got = &got[got.len() - expected.len()..];
-        assert_close(got, &expected, f32_tolerance(), &format!("{name}: long logits"));
+        assert_close(
+            got,
+            &expected,
+            f32_tolerance(),
+            &format!("{name}: long logits"),
+        );
     }
 }
 
@@ -62,7 +72,9 @@ fn greedy_decoding_with_the_cache_matches_transformers() {
     for name in CAUSAL {
         let golden = Golden::open(name);
         let model = golden.model(&Device::flex());
-        let eos = golden.checkpoint().config().raw()["eos_token_id"].as_u64().unwrap();
+        let eos = golden.checkpoint().config().raw()["eos_token_id"]
+            .as_u64()
+            .unwrap();
         let expected = golden.ids("greedy_output").concat();
         let mut tokens = golden.ids("greedy_prompt").concat();
         let mut cache = model.new_cache(1, expected.len());
@@ -92,7 +104,9 @@ fn bf16_weights_match_transformers_in_bf16() {
         let expected = golden.tokens_only(&golden.floats("logits_bf16"));
         // bf16 rounds by 2^-9; some dozen roundings a layer, of terms as large as the largest
         // logit, differ between two orders of computation: eight of them are allowed for.
-        let peak = expected.iter().fold(0.0, |peak: f64, &x| peak.max(f64::from(x.abs())));
+        let peak = expected
+            .iter()
+            .fold(0.0, |peak: f64, &x| peak.max(f64::from(x.abs())));
         let tolerance = Tolerance::rel_abs(0.0, peak / 64.0);
         for compute_dtype in [DType::F32, DType::BF16] {
             let options = LoadOptions {
@@ -131,7 +145,10 @@ fn loss(model: &CausalLm, golden: &Golden) -> Tensor<1> {
     let picks = Tensor::from_data(TensorData::new(picks, [count]), &device);
     let targets = Tensor::from_data(TensorData::new(targets, [count, 1]), &device);
     let logits = logits.reshape([rows * seq, vocab]).select(0, picks);
-    activation::log_softmax(logits, 1).gather(1, targets).mean().neg()
+    activation::log_softmax(logits, 1)
+        .gather(1, targets)
+        .mean()
+        .neg()
 }
 
 /// The gradient of every parameter, in the order of [`named_tensors`].
@@ -154,18 +171,34 @@ fn loss_and_every_gradient_match_transformers() {
         let model = golden.model(&Device::flex().autodiff());
         let loss = loss(&model, &golden);
         let got = values(loss.clone());
-        assert_close(&got, &golden.floats("loss"), f32_tolerance(), &format!("{name}: loss"));
+        assert_close(
+            &got,
+            &golden.floats("loss"),
+            f32_tolerance(),
+            &format!("{name}: loss"),
+        );
 
         let gradients = loss.backward();
-        let mut collect = CollectGradients { gradients: &gradients, collected: Vec::new() };
+        let mut collect = CollectGradients {
+            gradients: &gradients,
+            collected: Vec::new(),
+        };
         model.visit(&mut collect);
         let norms = fixture_json(&format!("models/{name}/grad_norms.json"));
         let mut compared = 0;
         for (tensor, gradient) in named_tensors(&model).iter().zip(&collect.collected) {
-            let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            let norm = gradient
+                .iter()
+                .map(|&g| f64::from(g).powi(2))
+                .sum::<f64>()
+                .sqrt();
             let Some(expected) = norms[&tensor.name].as_f64() else {
                 // transformers holds Mixtral's experts in one tensor under another name.
-                assert!(*name == "mixtral", "{name}: no gradient norm of {}", tensor.name);
+                assert!(
+                    *name == "mixtral",
+                    "{name}: no gradient norm of {}",
+                    tensor.name
+                );
                 continue;
             };
             let relative = (norm - expected).abs() / expected.max(1e-6);
@@ -190,12 +223,17 @@ fn loss_and_every_gradient_match_transformers() {
                 assert_close(&got, &floats(expected), tolerance, &what);
             }
         }
-        assert!(compared > 10, "{name}: only {compared} gradient norms compared");
+        assert!(
+            compared > 10,
+            "{name}: only {compared} gradient norms compared"
+        );
     }
 }
 
 fn transposed(values: &[f32], width: usize) -> Vec<f32> {
-    (0..width).flat_map(|column| values.iter().skip(column).step_by(width).copied()).collect()
+    (0..width)
+        .flat_map(|column| values.iter().skip(column).step_by(width).copied())
+        .collect()
 }
 
 #[test]
@@ -203,7 +241,9 @@ fn both_generations_of_config_json_resolve_alike() {
     for name in CAUSAL {
         let v4 = fixture_path(&format!("models/{name}")).join("config_v4.json");
         // The older transformers cannot write every configuration.
-        let Ok(text) = std::fs::read_to_string(&v4) else { continue };
+        let Ok(text) = std::fs::read_to_string(&v4) else {
+            continue;
+        };
         let v4 = ConfigFile::from_value(serde_json::from_str(&text).unwrap(), v4).unwrap();
         let v5 = ConfigFile::open(&fixture_path(&format!("models/{name}"))).unwrap();
         if Family::read(&v5).unwrap() == Family::Gpt2 {
@@ -220,9 +260,16 @@ fn both_generations_of_config_json_resolve_alike() {
 #[test]
 fn sequence_classifier_matches_transformers() {
     let golden = Golden::open("llama_seqcls");
-    let CausalLm::Decoder(model) = golden.model(&Device::flex()) else { panic!("a decoder") };
+    let CausalLm::Decoder(model) = golden.model(&Device::flex()) else {
+        panic!("a decoder")
+    };
     let got = values(model.classify(&golden.batch()).unwrap());
-    assert_close(&got, &golden.floats("logits"), f32_tolerance(), "class scores");
+    assert_close(
+        &got,
+        &golden.floats("logits"),
+        f32_tolerance(),
+        "class scores",
+    );
 }
 
 fn bert(name: &str) -> (Golden, BertModel) {
@@ -237,7 +284,12 @@ fn bert(name: &str) -> (Golden, BertModel) {
 fn bert_classifier_matches_transformers() {
     let (golden, model) = bert("bert_cls");
     let got = values(model.classify(&golden.batch()).unwrap());
-    assert_close(&got, &golden.floats("logits"), f32_tolerance(), "class scores");
+    assert_close(
+        &got,
+        &golden.floats("logits"),
+        f32_tolerance(),
+        "class scores",
+    );
 }
 
 #[test]
@@ -246,11 +298,15 @@ fn bert_masked_lm_and_hidden_states_match_transformers() {
     let mut states = Vec::new();
     let hidden = model
         .bert
-        .forward(&golden.batch(), &mut |state| states.push(values(state.clone())))
+        .forward(&golden.batch(), &mut |state| {
+            states.push(values(state.clone()))
+        })
         .unwrap();
     for (index, state) in states.iter().enumerate() {
         let key = format!("hidden_states.{index}");
-        let Some(expected) = golden.tensors.get(&key) else { continue };
+        let Some(expected) = golden.tensors.get(&key) else {
+            continue;
+        };
         let expected = golden.tokens_only(&floats(expected));
         assert_close(&golden.tokens_only(state), &expected, f32_tolerance(), &key);
     }
@@ -269,7 +325,12 @@ fn every_device_computes_the_logits_of_transformers() {
             let got = golden.tokens_only(&logits(&model, &golden.batch()));
             let expected = golden.tokens_only(&golden.floats("logits"));
             let tolerance = Tolerance::rel_abs(5e-4, 5e-4);
-            assert_close(&got, &expected, tolerance, &format!("{name} on {device:?}: logits"));
+            assert_close(
+                &got,
+                &expected,
+                tolerance,
+                &format!("{name} on {device:?}: logits"),
+            );
         }
     }
 }

@@ -65,15 +65,20 @@ impl Golden {
     pub(crate) fn ids(&self, name: &str) -> Vec<Vec<u32>> {
         let data = &self.tensors[name];
         let width = *data.shape().last().unwrap();
-        let ids: Vec<u32> =
-            data.iter::<i64>().map(|id| u32::try_from(id).unwrap()).collect();
+        let ids: Vec<u32> = data
+            .iter::<i64>()
+            .map(|id| u32::try_from(id).unwrap())
+            .collect();
         ids.chunks(width).map(<[u32]>::to_vec).collect()
     }
 
     /// The padded batch that `logits` was computed on.
     pub(crate) fn batch(&self) -> TokenBatch {
         let mask = self.ids("attention_mask").concat();
-        TokenBatch::from_rows(&self.ids("input_ids")).unwrap().with_segment_ids(mask).unwrap()
+        TokenBatch::from_rows(&self.ids("input_ids"))
+            .unwrap()
+            .with_segment_ids(mask)
+            .unwrap()
     }
 
     /// The rows of `values` (`[batch · seq, width]`) that belong to tokens, not to padding.

@@ -12,13 +12,24 @@ fn as_stored(source: &dyn TensorSource) -> LoadOptions {
         "BF16" => DType::BF16,
         _ => DType::F32,
     };
-    LoadOptions { device: Device::flex(), weight_dtype: dtype, compute_dtype: dtype }
+    LoadOptions {
+        device: Device::flex(),
+        weight_dtype: dtype,
+        compute_dtype: dtype,
+    }
 }
 
-fn assert_same_tensors(saved: &SafetensorsCheckpoint, original: &SafetensorsCheckpoint, what: &str) {
+fn assert_same_tensors(
+    saved: &SafetensorsCheckpoint,
+    original: &SafetensorsCheckpoint,
+    what: &str,
+) {
     assert_eq!(saved.names(), original.names(), "{what}");
     for name in original.names() {
-        assert_eq!(saved.info(&name).unwrap().shape, original.info(&name).unwrap().shape);
+        assert_eq!(
+            saved.info(&name).unwrap().shape,
+            original.info(&name).unwrap().shape
+        );
         assert_eq!(saved.bytes(&name), original.bytes(&name), "{what}: {name}");
     }
 }
@@ -30,7 +41,9 @@ fn every_model_saves_the_bytes_it_was_loaded_from() {
         let checkpoint = golden.checkpoint();
         let model = golden.model_as(&as_stored(checkpoint.tensors()));
         let folder = tempfile::tempdir().unwrap();
-        model.save_pretrained(folder.path(), checkpoint.config(), usize::MAX).unwrap();
+        model
+            .save_pretrained(folder.path(), checkpoint.config(), usize::MAX)
+            .unwrap();
         assert_same_tensors(
             &SafetensorsCheckpoint::open(folder.path()).unwrap(),
             &SafetensorsCheckpoint::open(&golden.folder).unwrap(),
@@ -48,8 +61,14 @@ fn sharded_and_bert_checkpoints_round_trip() {
     let options = as_stored(checkpoint.tensors());
     let model = BertModel::from_checkpoint(&checkpoint, &options, &mut |_| {}).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let saved = model.save_pretrained(folder.path(), checkpoint.config(), 100_000).unwrap();
-    assert!(saved.files.len() > 3, "several shards and an index: {:?}", saved.files);
+    let saved = model
+        .save_pretrained(folder.path(), checkpoint.config(), 100_000)
+        .unwrap();
+    assert!(
+        saved.files.len() > 3,
+        "several shards and an index: {:?}",
+        saved.files
+    );
     assert_same_tensors(
         &SafetensorsCheckpoint::open(folder.path()).unwrap(),
         &SafetensorsCheckpoint::open(&golden.folder).unwrap(),

@@ -7,7 +7,7 @@ use flametune_testkit::fixture_path;
 use safetensors::SafeTensors;
 use serde_json::json;
 
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     fixture_path(&format!("gguf/{name}"))
 }
 

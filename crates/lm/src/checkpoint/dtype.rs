@@ -240,23 +240,20 @@ mod tests {
 
     #[test]
     fn narrowing_rounds_to_nearest_even_and_overflows_to_infinity() {
-        // 1 + 2^-8 lies halfway between two bf16 numbers, 1 + 2^-11 between two f16 numbers.
-        let bf = [
-            (1.003_906_25, 1.0),
-            (1.011_718_75, 1.015_625),
-            (3.4e38, f32::INFINITY),
-        ];
-        for (from, expected) in bf {
+        // 1 + step / 2 and 1 + 3·step / 2 lie halfway between two neighbours.
+        let cases = |step: f32, too_large: f32| {
+            [
+                (1.0 + step / 2.0, 1.0),
+                (1.0 + 1.5 * step, 1.0 + 2.0 * step),
+                (too_large, f32::INFINITY),
+            ]
+        };
+        for (from, expected) in cases(2_f32.powi(-7), 3.4e38) {
             let bytes = f32::to_le_bytes(from);
             let got: Vec<bf16> = values(convert(Dtype::F32, &bytes, &[], DType::BF16));
             assert_eq!(got[0].to_f32(), expected, "{from}");
         }
-        let half = [
-            (1.000_488_281_25, 1.0),
-            (1.001_464_843_75, 1.001_953_125),
-            (65520.0, f32::INFINITY),
-        ];
-        for (from, expected) in half {
+        for (from, expected) in cases(2_f32.powi(-10), 65520.0) {
             let bytes = f32::to_le_bytes(from);
             let got: Vec<f16> = values(convert(Dtype::F32, &bytes, &[], DType::F16));
             assert_eq!(got[0].to_f32(), expected, "{from}");

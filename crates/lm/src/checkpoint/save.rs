@@ -214,14 +214,16 @@ fn write_shard(
     file.write(&header_bytes(&order, metadata))?;
     for tensor in order {
         let values = data(tensor.spec)?;
-        let (got_shape, got_dtype) = (values.shape().as_slice(), values.dtype());
-        if got_shape != tensor.spec.shape || got_dtype != tensor.spec.dtype {
+        let got = TensorSpec {
+            name: tensor.spec.name.clone(),
+            shape: values.shape().to_vec(),
+            dtype: values.dtype(),
+        };
+        if got != *tensor.spec {
+            let announced = Box::new(tensor.spec.clone());
             return Err(Error::AnnouncedOtherwise {
-                tensor: tensor.spec.name.clone(),
-                expected_shape: tensor.spec.shape.clone(),
-                expected_dtype: tensor.spec.dtype,
-                got_shape: got_shape.to_vec(),
-                got_dtype,
+                announced,
+                got: Box::new(got),
             });
         }
         file.write(values.as_bytes())?;

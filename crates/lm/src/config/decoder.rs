@@ -149,8 +149,10 @@ impl DecoderConfig {
         let family = Family::read(file)?;
         let hidden_size = file.usize("hidden_size")?;
         let num_attention_heads = file.usize("num_attention_heads")?;
-        let num_key_value_heads =
-            file.usize_or("num_key_value_heads", default_kv_heads(family, num_attention_heads))?;
+        let num_key_value_heads = file.usize_or(
+            "num_key_value_heads",
+            default_kv_heads(family, num_attention_heads),
+        )?;
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return Err(file.invalid(
                 "num_key_value_heads",
@@ -220,7 +222,10 @@ impl DecoderConfig {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "model widths are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "model widths are far below 2^52"
+)]
 fn root(width: usize) -> f64 {
     (width as f64).sqrt()
 }
@@ -270,11 +275,15 @@ fn read_norm(file: &ConfigFile, family: Family) -> Result<Norm> {
         Family::StableLm => Norm::Layer {
             eps: positive(file, "layer_norm_eps", file.f64_or("layer_norm_eps", 1e-5)?)?,
         },
-        Family::Gemma | Family::Gemma2 | Family::Gemma3Text => {
-            Norm::RmsOffset { eps: rms_eps(1e-6)? }
-        }
-        Family::Mixtral | Family::Phi3 | Family::Olmo2 => Norm::Rms { eps: rms_eps(1e-5)? },
-        _ => Norm::Rms { eps: rms_eps(1e-6)? },
+        Family::Gemma | Family::Gemma2 | Family::Gemma3Text => Norm::RmsOffset {
+            eps: rms_eps(1e-6)?,
+        },
+        Family::Mixtral | Family::Phi3 | Family::Olmo2 => Norm::Rms {
+            eps: rms_eps(1e-5)?,
+        },
+        _ => Norm::Rms {
+            eps: rms_eps(1e-6)?,
+        },
     })
 }
 
@@ -292,7 +301,11 @@ fn read_activation(file: &ConfigFile, family: Family) -> Result<Activation> {
         "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
         // Early Gemma files say "gelu"; the published models use the tanh form all the same.
         "gelu" if family == Family::Gemma => Ok(Activation::GeluTanh),
-        other => Err(ConfigFile::unsupported(field, other, "use silu or gelu_pytorch_tanh")),
+        other => Err(ConfigFile::unsupported(
+            field,
+            other,
+            "use silu or gelu_pytorch_tanh",
+        )),
     }
 }
 
@@ -305,10 +318,15 @@ fn read_moe(file: &ConfigFile, family: Family) -> Result<Option<MoeConfig>> {
     if num_experts_per_tok > num_local_experts {
         return Err(file.invalid(
             "num_experts_per_tok",
-            format!("must not exceed num_local_experts {num_local_experts}, got {num_experts_per_tok}"),
+            format!(
+                "must not exceed num_local_experts {num_local_experts}, got {num_experts_per_tok}"
+            ),
         ));
     }
-    Ok(Some(MoeConfig { num_local_experts, num_experts_per_tok }))
+    Ok(Some(MoeConfig {
+        num_local_experts,
+        num_experts_per_tok,
+    }))
 }
 
 fn read_attention_multiplier(file: &ConfigFile, family: Family, head_dim: usize) -> Result<f64> {
@@ -343,9 +361,15 @@ fn read_ropes(file: &ConfigFile, family: Family, head_dim: usize) -> Result<Vec<
         Family::SmolLm3 => 2_000_000.0,
         _ => 10_000.0,
     };
-    let partial = if family == Family::StableLm { 0.25 } else { 1.0 };
+    let partial = if family == Family::StableLm {
+        0.25
+    } else {
+        1.0
+    };
     if family != Family::Gemma3Text {
-        return Ok(vec![RopeConfig::read(file, None, head_dim, theta, partial)?]);
+        return Ok(vec![RopeConfig::read(
+            file, None, head_dim, theta, partial,
+        )?]);
     }
     let global = RopeConfig::read(file, Some("full_attention"), head_dim, theta, partial)?;
     let local = if file.nested("rope_parameters").is_some() {

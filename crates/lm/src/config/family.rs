@@ -65,11 +65,16 @@ impl Family {
     /// implemented.
     pub fn read(file: &ConfigFile) -> Result<Self> {
         let model_type = file.opt_str("model_type")?.unwrap_or("");
-        Self::ALL.iter().copied().find(|family| family.model_type() == model_type).ok_or_else(
-            || Error::UnsupportedArchitecture {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|family| family.model_type() == model_type)
+            .ok_or_else(|| Error::UnsupportedArchitecture {
                 model_type: model_type.to_owned(),
-                supported: Self::ALL.iter().map(|family| family.model_type().to_owned()).collect(),
-            },
-        )
+                supported: Self::ALL
+                    .iter()
+                    .map(|family| family.model_type().to_owned())
+                    .collect(),
+            })
     }
 }

@@ -22,10 +22,14 @@ impl ConfigFile {
     /// When the file cannot be read, is not JSON, or is not an object.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = fs::read_to_string(&path)
-            .map_err(|source| Error::Io { path: path.clone(), source })?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|source| Error::InvalidJson { file: path.clone(), source })?;
+        let text = fs::read_to_string(&path).map_err(|source| Error::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let value: Value = serde_json::from_str(&text).map_err(|source| Error::InvalidJson {
+            file: path.clone(),
+            source,
+        })?;
         Self::from_value(value, path)
     }
 
@@ -61,8 +65,11 @@ impl ConfigFile {
     /// When the file cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let target = folder.join("config.json");
-        let text = serde_json::to_string_pretty(&self.map)
-            .map_err(|source| Error::InvalidJson { file: target.clone(), source })?;
+        let text =
+            serde_json::to_string_pretty(&self.map).map_err(|source| Error::InvalidJson {
+                file: target.clone(),
+                source,
+            })?;
         let mut file = PartialFile::create(target)?;
         file.write(text.as_bytes())?;
         file.write(b"\n")?;
@@ -72,7 +79,10 @@ impl ConfigFile {
     /// The configuration of an object nested under `field`, if there is one.
     pub(crate) fn nested(&self, field: &str) -> Option<Self> {
         let map = self.map.get(field)?.as_object()?.clone();
-        Some(Self { path: self.path.clone(), map })
+        Some(Self {
+            path: self.path.clone(),
+            map,
+        })
     }
 
     pub(crate) fn invalid(&self, field: &str, reason: impl Into<String>) -> Error {
@@ -104,22 +114,25 @@ impl ConfigFile {
     ) -> Result<Option<T>> {
         self.get(field)
             .map(|value| {
-                convert(value).ok_or_else(|| {
-                    self.invalid(field, format!("must be {expected}, got {value}"))
-                })
+                convert(value)
+                    .ok_or_else(|| self.invalid(field, format!("must be {expected}, got {value}")))
             })
             .transpose()
     }
 
     pub(crate) fn opt_usize(&self, field: &str) -> Result<Option<usize>> {
         self.typed(field, "a non-negative integer", |value| {
-            value.as_u64().and_then(|number| usize::try_from(number).ok())
+            value
+                .as_u64()
+                .and_then(|number| usize::try_from(number).ok())
         })
     }
 
     /// A positive integer that must be there.
     pub(crate) fn usize(&self, field: &str) -> Result<usize> {
-        let number = self.opt_usize(field)?.ok_or_else(|| self.invalid(field, "is missing"))?;
+        let number = self
+            .opt_usize(field)?
+            .ok_or_else(|| self.invalid(field, "is missing"))?;
         self.positive(field, number)
     }
 
@@ -132,7 +145,10 @@ impl ConfigFile {
         /// No dimension of a model comes near this; it keeps products of two within `usize`.
         const LIMIT: usize = 1 << 30;
         if number == 0 || number > LIMIT {
-            return Err(self.invalid(field, format!("must be between 1 and {LIMIT}, got {number}")));
+            return Err(self.invalid(
+                field,
+                format!("must be between 1 and {LIMIT}, got {number}"),
+            ));
         }
         Ok(number)
     }
@@ -148,11 +164,14 @@ impl ConfigFile {
     }
 
     pub(crate) fn f64(&self, field: &str) -> Result<f64> {
-        self.opt_f64(field)?.ok_or_else(|| self.invalid(field, "is missing"))
+        self.opt_f64(field)?
+            .ok_or_else(|| self.invalid(field, "is missing"))
     }
 
     pub(crate) fn bool_or(&self, field: &str, default: bool) -> Result<bool> {
-        Ok(self.typed(field, "true or false", Value::as_bool)?.unwrap_or(default))
+        Ok(self
+            .typed(field, "true or false", Value::as_bool)?
+            .unwrap_or(default))
     }
 
     pub(crate) fn opt_str(&self, field: &str) -> Result<Option<&str>> {
@@ -165,12 +184,17 @@ impl ConfigFile {
 
     /// A list of finite numbers that must be there.
     pub(crate) fn f64_list(&self, field: &str) -> Result<Vec<f64>> {
-        let list = self.opt_array(field)?.ok_or_else(|| self.invalid(field, "is missing"))?;
+        let list = self
+            .opt_array(field)?
+            .ok_or_else(|| self.invalid(field, "is missing"))?;
         list.iter()
             .map(|value| {
-                value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| {
-                    self.invalid(field, format!("must hold finite numbers, got {value}"))
-                })
+                value
+                    .as_f64()
+                    .filter(|number| number.is_finite())
+                    .ok_or_else(|| {
+                        self.invalid(field, format!("must hold finite numbers, got {value}"))
+                    })
             })
             .collect()
     }

@@ -84,7 +84,9 @@ impl RopeConfig {
         default_partial: f64,
     ) -> Result<Self> {
         let v5 = file.nested("rope_parameters").map(|all| {
-            layer_type.and_then(|layer_type| all.nested(layer_type)).unwrap_or(all)
+            layer_type
+                .and_then(|layer_type| all.nested(layer_type))
+                .unwrap_or(all)
         });
         let v4 = file.nested("rope_scaling");
         let scaling_file = match (v5, v4) {
@@ -111,7 +113,12 @@ impl RopeConfig {
             ));
         }
         let (scaling, attention_factor) = scaling(file, &scaling_file, rot_dim)?;
-        Ok(Self { rope_theta: theta, rot_dim, attention_factor, scaling })
+        Ok(Self {
+            rope_theta: theta,
+            rot_dim,
+            attention_factor,
+            scaling,
+        })
     }
 }
 
@@ -196,7 +203,10 @@ fn check_factor(parameters: &ConfigFile, field: &str, factor: f64) -> Result<f64
     Ok(factor)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "context lengths are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "context lengths are far below 2^52"
+)]
 fn yarn(
     parameters: &ConfigFile,
     original: usize,
@@ -205,9 +215,17 @@ fn yarn(
     let factor = parameters.f64_or("factor", max_positions as f64 / original as f64)?;
     let factor = check_factor(parameters, "factor", factor)?;
     // The magnitude correction of the attention logits: 0.1·ln(s) + 1 (arXiv:2309.00071, §3.4).
-    let mscale = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
-    let weights =
-        (parameters.f64_or("mscale", 0.0)?, parameters.f64_or("mscale_all_dim", 0.0)?);
+    let mscale = |weight: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * weight * factor.ln() + 1.0
+        }
+    };
+    let weights = (
+        parameters.f64_or("mscale", 0.0)?,
+        parameters.f64_or("mscale_all_dim", 0.0)?,
+    );
     let attention_factor = match (parameters.opt_f64("attention_factor")?, weights) {
         (Some(attention_factor), _) => attention_factor,
         (None, (scale, all_dim)) if scale != 0.0 && all_dim != 0.0 => {
@@ -228,7 +246,10 @@ fn yarn(
     ))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "context lengths are far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "context lengths are far below 2^52"
+)]
 fn longrope(
     parameters: &ConfigFile,
     original: usize,
@@ -240,7 +261,11 @@ fn longrope(
         if list.len() != rot_dim / 2 || list.iter().any(|&factor| factor <= 0.0) {
             return Err(parameters.invalid(
                 field,
-                format!("must hold {} positive factors, got {} numbers", rot_dim / 2, list.len()),
+                format!(
+                    "must hold {} positive factors, got {} numbers",
+                    rot_dim / 2,
+                    list.len()
+                ),
             ));
         }
         Ok(list)
@@ -273,10 +298,12 @@ mod tests {
 
     #[test]
     fn both_generations_of_the_file_mean_the_same() {
-        let scaling = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
+        let scaling =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(500.0);
-        let v4 = json!({"max_position_embeddings": 64, "rope_theta": 500.0, "rope_scaling": scaling});
+        let v4 =
+            json!({"max_position_embeddings": 64, "rope_theta": 500.0, "rope_scaling": scaling});
         let v5 = json!({"max_position_embeddings": 64, "rope_parameters": parameters});
         assert_eq!(read(v4).unwrap(), read(v5).unwrap());
     }
@@ -293,18 +320,33 @@ mod tests {
 
     #[test]
     fn wrong_values_are_named() {
-        let error = read(json!({"rope_scaling": {"type": "spiral"}})).unwrap_err().to_string();
-        assert!(error.starts_with("rope_type = spiral is not supported"), "{error}");
+        let error = read(json!({"rope_scaling": {"type": "spiral"}}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("rope_type = spiral is not supported"),
+            "{error}"
+        );
         let error = read(json!({"rope_theta": -1})).unwrap_err().to_string();
         assert_eq!(error, "config.json: rope_theta must be above 1, got -1");
-        let error = read(json!({"partial_rotary_factor": 0.2})).unwrap_err().to_string();
-        assert!(error.contains("must rotate an even part of 16 channels, got 0.2"), "{error}");
-        let error = read(json!({"rope_scaling": {"type": "linear"}})).unwrap_err().to_string();
+        let error = read(json!({"partial_rotary_factor": 0.2}))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("must rotate an even part of 16 channels, got 0.2"),
+            "{error}"
+        );
+        let error = read(json!({"rope_scaling": {"type": "linear"}}))
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "config.json: factor is missing");
         let error = read(json!({"max_position_embeddings": 64,
             "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}))
         .unwrap_err()
         .to_string();
-        assert_eq!(error, "config.json: short_factor must hold 8 positive factors, got 1 numbers");
+        assert_eq!(
+            error,
+            "config.json: short_factor must hold 8 positive factors, got 1 numbers"
+        );
     }
 }

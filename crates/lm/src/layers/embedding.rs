@@ -27,7 +27,11 @@ impl TokenEmbedding {
         let indices: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         let indices = Tensor::from_data(TensorData::new(indices, [ids.len()]), &weight.device());
         let rows = weight.select(0, indices);
-        let rows = if rows.dtype() == dtype { rows } else { rows.cast(dtype) };
+        let rows = if rows.dtype() == dtype {
+            rows
+        } else {
+            rows.cast(dtype)
+        };
         rows.reshape([batch, ids.len() / batch, width])
     }
 }

@@ -27,9 +27,12 @@ impl NormLayer {
         match self.kind {
             Norm::Rms { eps } => rms_norm(x, self.weight.val(), eps),
             Norm::RmsOffset { eps } => rms_norm(x, self.weight.val() + 1.0, eps),
-            Norm::Layer { eps } => {
-                layer_norm(x, self.weight.val(), self.bias.as_ref().map(Param::val), eps)
-            }
+            Norm::Layer { eps } => layer_norm(
+                x,
+                self.weight.val(),
+                self.bias.as_ref().map(Param::val),
+                eps,
+            ),
         }
     }
 }

@@ -148,7 +148,7 @@ impl Stored<'_> {
         let whole_blocks = self.tensor.kind().bytes(row).filter(|&bytes| bytes > 0);
         match (self.layout, whole_blocks) {
             (Layout::Transposed, _) => {
-                self.read_whole(convert, zero, |values| transposed(values, rows, row))
+                self.read_whole(convert, zero, |values| transposed(&values, rows, row))
             }
             // A vector, whose rows are parts of blocks.
             (Layout::Interleaved { .. }, None) => self.read_whole(convert, zero, |values| {
@@ -213,7 +213,7 @@ impl Stored<'_> {
     }
 }
 
-fn transposed(values: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; values.len()];
     if rows > 0 {
         out.par_chunks_mut(rows)
@@ -242,9 +242,9 @@ mod tests {
     #[test]
     fn transposing_by_hand() {
         assert_eq!(
-            transposed(vec![1., 2., 3., 4., 5., 6.], 2, 3),
+            transposed(&[1., 2., 3., 4., 5., 6.], 2, 3),
             [1., 4., 2., 5., 3., 6.]
         );
-        assert!(transposed(vec![], 0, 3).is_empty());
+        assert!(transposed(&[], 0, 3).is_empty());
     }
 }

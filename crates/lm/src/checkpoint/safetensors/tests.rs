@@ -236,6 +236,26 @@ fn reading_what_is_not_there_or_not_convertible_is_refused() {
     assert!(checkpoint.info("nope").is_none() && checkpoint.bytes("nope").is_none());
 }
 
+#[test]
+fn every_fixture_model_equals_the_reference_reader() {
+    for folder in fs::read_dir(flametune_testkit::fixture_path("models")).unwrap() {
+        let folder = folder.unwrap().path();
+        let checkpoint = SafetensorsCheckpoint::open(&folder).unwrap();
+        let bytes = fs::read(folder.join(SINGLE_FILE)).unwrap();
+        let reference = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(checkpoint.names().len(), reference.len());
+        for (name, view) in reference.iter() {
+            assert_eq!(checkpoint.bytes(name).unwrap(), view.data(), "{name}");
+            assert_eq!(checkpoint.info(name).unwrap().shape, view.shape(), "{name}");
+            assert_eq!(
+                checkpoint.info(name).unwrap().dtype,
+                view.dtype().to_string(),
+                "{name}"
+            );
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

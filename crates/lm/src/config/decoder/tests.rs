@@ -26,7 +26,13 @@ fn llama_defaults_are_those_of_transformers() {
     assert_eq!(config.norm, Norm::Rms { eps: 1e-6 });
     assert_eq!(config.attention_multiplier, 0.25);
     assert!(!config.tie_word_embeddings);
-    assert_eq!(config.layers, [LayerConfig { sliding_window: None, rope: Some(0) }; 2]);
+    assert_eq!(
+        config.layers,
+        [LayerConfig {
+            sliding_window: None,
+            rope: Some(0)
+        }; 2]
+    );
 }
 
 #[test]
@@ -38,9 +44,18 @@ fn gemma3_alternates_local_and_global_layers() {
         ("rope_theta", json!(1e6)),
     ])
     .unwrap();
-    let local = LayerConfig { sliding_window: Some(8), rope: Some(1) };
-    let global = LayerConfig { sliding_window: None, rope: Some(0) };
-    assert_eq!(config.layers, [local, local, local, local, local, global, local]);
+    let local = LayerConfig {
+        sliding_window: Some(8),
+        rope: Some(1),
+    };
+    let global = LayerConfig {
+        sliding_window: None,
+        rope: Some(0),
+    };
+    assert_eq!(
+        config.layers,
+        [local, local, local, local, local, global, local]
+    );
     assert_eq!(config.ropes[1].rope_theta, 10_000.0);
     assert_eq!(config.embedding_multiplier, 8.0);
     assert!(config.tie_word_embeddings);
@@ -48,8 +63,11 @@ fn gemma3_alternates_local_and_global_layers() {
 
 #[test]
 fn smollm3_leaves_positions_out_of_every_fourth_layer() {
-    let config =
-        read(&[("model_type", json!("smollm3")), ("num_hidden_layers", json!(4))]).unwrap();
+    let config = read(&[
+        ("model_type", json!("smollm3")),
+        ("num_hidden_layers", json!(4)),
+    ])
+    .unwrap();
     let ropes: Vec<_> = config.layers.iter().map(|layer| layer.rope).collect();
     assert_eq!(ropes, [Some(0), Some(0), Some(0), None]);
 }
@@ -65,8 +83,14 @@ fn contradictions_are_named() {
             vec![("num_attention_heads", json!(5))],
             "config.json: num_attention_heads must divide hidden_size 64, got 5",
         ),
-        (vec![("vocab_size", Value::Null)], "config.json: vocab_size is missing"),
-        (vec![("rms_norm_eps", json!(0.0))], "config.json: rms_norm_eps must be positive, got 0"),
+        (
+            vec![("vocab_size", Value::Null)],
+            "config.json: vocab_size is missing",
+        ),
+        (
+            vec![("rms_norm_eps", json!(0.0))],
+            "config.json: rms_norm_eps must be positive, got 0",
+        ),
         (
             vec![("hidden_act", json!("relu6"))],
             "hidden_act = relu6 is not supported: use silu or gelu_pytorch_tanh",
@@ -87,6 +111,8 @@ fn contradictions_are_named() {
 #[test]
 fn an_unknown_architecture_lists_the_known_ones() {
     let error = read(&[("model_type", json!("rwkv"))]).unwrap_err();
-    assert!(matches!(&error, Error::UnsupportedArchitecture { model_type, supported }
-        if model_type == "rwkv" && supported.iter().any(|name| name == "llama")));
+    assert!(
+        matches!(&error, Error::UnsupportedArchitecture { model_type, supported }
+        if model_type == "rwkv" && supported.iter().any(|name| name == "llama"))
+    );
 }

@@ -1,0 +1,47 @@
+//! Speed and memory of Flametune, measured beside what a user would pick instead.
+//!
+//! Layer 5: may use every crate. The binaries print one JSON line a case ([`Record`]) on standard
+//! output and say on standard error how far they are; `cargo xtask bench` runs them, keeps the
+//! lines and writes `docs/BENCHMARKS.md` from them.
+//!
+//! A measurement is a race: both contenders are processes of their own that speak one protocol
+//! ([`Request`], [`Reply`]), get the same token ids from the referee, and take turns run by run, so
+//! that a busy or throttled machine hits both alike. What they answer is compared before their
+//! times are: a run that computes something else is no result.
+//!
+//! Not here: micro-benches of single operations (`crates/kernels/examples/ops_speed.rs`), storing
+//! results and building the peers' environment (`xtask`).
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a bench looks at its environment and at the clock"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests fail by panicking"
+    )
+)]
+
+mod cases;
+mod contender;
+mod machine;
+mod options;
+mod protocol;
+mod race;
+mod record;
+mod sample;
+mod worker;
+
+pub use cases::{Case, SPEED_CASES, memory_job, text_ids};
+pub use contender::Contender;
+pub use machine::{CpuTimes, commit, description};
+pub use options::Options;
+pub use protocol::{Finished, Job, Number, Reply, Request};
+pub use race::{Lap, Race, agreement, check};
+pub use record::{Peer, Record};
+pub use sample::Sample;
+pub use worker::serve;

@@ -1,0 +1,131 @@
+//! What the referee says to a contender and hears from it: one JSON value a line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The number format of the weights.
+///
+/// We keep activations in f32 either way; the peer computes in the weights' own format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Number {
+    /// 32-bit floating point.
+    F32,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// What a contender is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Say what software will compute, once all of it is in memory.
+    Hello,
+    /// Load a model: a `.gguf` file or a Hugging Face folder.
+    Load {
+        /// Where it is.
+        model: PathBuf,
+        /// The number format of its weights in memory.
+        dtype: Number,
+        /// How many threads to use from here on.
+        threads: usize,
+    },
+    /// Run the loaded model.
+    Generate(Job),
+    /// Write the loaded model into a Hugging Face folder; the peer is never asked.
+    Save {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// Prompts to take in, and how far to continue them greedily.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Token ids, `[batch, seq]`.
+    pub prompts: Vec<Vec<u32>>,
+    /// Steps after the one that takes the prompts in; each yields one token a row.
+    pub decode_steps: usize,
+}
+
+/// What a contender answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Hello`]: names and versions.
+    Hello(String),
+    /// To [`Request::Load`].
+    Loaded,
+    /// To [`Request::Generate`].
+    Finished(Finished),
+    /// To [`Request::Save`].
+    Saved,
+    /// To anything that did not work.
+    Failed(String),
+}
+
+/// A job's times and what came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Seconds until the first token of every row was known.
+    pub prefill_s: f64,
+    /// Seconds of all further steps.
+    pub decode_s: f64,
+    /// The greedy tokens, `[batch, 1 + decode_steps]`.
+    pub tokens: Vec<Vec<u32>>,
+    /// The logit of each row's first token.
+    pub first_logits: Vec<f32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_look_as_the_peers_scripts_read_and_write_them() {
+        assert_eq!(
+            serde_json::to_string(&Request::Hello).unwrap(),
+            r#""hello""#
+        );
+        let load = Request::Load {
+            model: "m.gguf".into(),
+            dtype: Number::Bf16,
+            threads: 2,
+        };
+        assert_eq!(
+            serde_json::to_string(&load).unwrap(),
+            r#"{"load":{"model":"m.gguf","dtype":"bf16","threads":2}}"#
+        );
+        let job = Request::Generate(Job {
+            prompts: vec![vec![1, 2]],
+            decode_steps: 3,
+        });
+        assert_eq!(
+            serde_json::to_string(&job).unwrap(),
+            r#"{"generate":{"prompts":[[1,2]],"decode_steps":3}}"#
+        );
+        let reply =
+            r#"{"finished":{"prefill_s":0.5,"decode_s":1,"tokens":[[7]],"first_logits":[2]}}"#;
+        let finished = Finished {
+            prefill_s: 0.5,
+            decode_s: 1.0,
+            tokens: vec![vec![7]],
+            first_logits: vec![2.0],
+        };
+        assert_eq!(
+            serde_json::from_str::<Reply>(reply).unwrap(),
+            Reply::Finished(finished)
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! Our side of the race: reads requests, runs the model, writes replies.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use burn::tensor::{DType, Device, Tensor};
+use flametune_lm::{CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
+
+use crate::protocol::{Finished, Job, Number, Reply, Request};
+
+/// Shards of a saved model are never split: the peer then maps one file.
+const ONE_SHARD: usize = usize::MAX;
+
+/// Answers requests until the referee hangs up.
+///
+/// # Errors
+/// When a request cannot be read or a reply cannot be written; what goes wrong while a request is
+/// carried out is a [`Reply::Failed`].
+pub fn serve(requests: impl BufRead, mut replies: impl Write) -> Result<()> {
+    let mut loaded = None;
+    for line in requests.lines() {
+        let request = serde_json::from_str(&line?).context("reading a request")?;
+        let reply = carry_out(request, &mut loaded)
+            .unwrap_or_else(|error| Reply::Failed(format!("{error:#}")));
+        writeln!(replies, "{}", serde_json::to_string(&reply)?)?;
+        replies.flush()?;
+    }
+    Ok(())
+}
+
+struct Loaded {
+    checkpoint: Checkpoint,
+    model: CausalLm,
+}
+
+fn carry_out(request: Request, loaded: &mut Option<Loaded>) -> Result<Reply> {
+    let model = || "no model is loaded";
+    match request {
+        Request::Hello => {
+            let version = env!("CARGO_PKG_VERSION");
+            Ok(Reply::Hello(format!("flametune {version}")))
+        }
+        Request::Load {
+            model,
+            dtype,
+            threads: _, // set before this process started, through RAYON_NUM_THREADS
+        } => {
+            *loaded = Some(load(&model, dtype)?);
+            Ok(Reply::Loaded)
+        }
+        Request::Generate(job) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            Ok(Reply::Finished(generate(&loaded.model, &job)?))
+        }
+        Request::Save { folder } => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let config = loaded.checkpoint.config();
+            loaded.model.save_pretrained(folder, config, ONE_SHARD)?;
+            Ok(Reply::Saved)
+        }
+    }
+}
+
+fn load(path: &Path, dtype: Number) -> Result<Loaded> {
+    let checkpoint = Checkpoint::open(path)?;
+    let options = LoadOptions {
+        device: Device::flex(),
+        weight_dtype: match dtype {
+            Number::F32 => DType::F32,
+            Number::Bf16 => DType::BF16,
+        },
+        compute_dtype: DType::F32,
+    };
+    let model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
+    Ok(Loaded { checkpoint, model })
+}
+
+fn generate(model: &CausalLm, job: &Job) -> Result<Finished> {
+    let length = job.prompts.first().map_or(0, Vec::len);
+    let device = model.device();
+    device.sync()?;
+
+    let begin = Instant::now();
+    let mut cache = model.new_cache(job.prompts.len(), length + job.decode_steps);
+    let best = step(model, &job.prompts, &mut cache)?;
+    device.sync()?;
+    let prefill_s = begin.elapsed().as_secs_f64();
+
+    let first_logits = best.iter().map(|&(_, logit)| logit).collect();
+    let mut tokens: Vec<Vec<u32>> = best.iter().map(|&(token, _)| vec![token]).collect();
+    let mut last = tokens.clone();
+    let begin = Instant::now();
+    for _ in 0..job.decode_steps {
+        for (row, (token, _)) in step(model, &last, &mut cache)?.into_iter().enumerate() {
+            tokens[row].push(token);
+            last[row][0] = token;
+        }
+    }
+    device.sync()?;
+    Ok(Finished {
+        prefill_s,
+        decode_s: begin.elapsed().as_secs_f64(),
+        tokens,
+        first_logits,
+    })
+}
+
+/// Takes tokens in; returns the best next token of each row and its logit.
+fn step(model: &CausalLm, rows: &[Vec<u32>], cache: &mut KvCache) -> Result<Vec<(u32, f32)>> {
+    let batch = TokenBatch::from_rows(rows)?;
+    let hidden = model.forward(&batch, Some(cache))?;
+    let last = hidden.narrow(1, batch.seq() - 1, 1);
+    let logits: Tensor<3> = model.logits(last);
+    let vocab = model.vocab_size();
+    let logits = logits.into_data();
+    let values = logits.as_slice::<f32>()?;
+    ensure!(
+        values.len() == rows.len() * vocab,
+        "logits of another shape"
+    );
+    Ok(values.chunks_exact(vocab).map(best).collect())
+}
+
+/// The first of the greatest, as torch's `max` has it.
+fn best(logits: &[f32]) -> (u32, f32) {
+    // Eight independent maxima first: the compiler turns them into vector instructions.
+    let mut lanes = [f32::NEG_INFINITY; 8];
+    let (groups, rest) = logits.as_chunks::<8>();
+    for group in groups {
+        for (lane, &value) in lanes.iter_mut().zip(group) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let greatest = lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |most, &value| most.max(value));
+    let index = logits.iter().position(|&value| value == greatest);
+    (
+        u32::try_from(index.unwrap_or(0)).unwrap_or(u32::MAX),
+        greatest,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(requests: &[&str]) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        serve(requests.join("\n").as_bytes(), &mut replies).unwrap();
+        let text = String::from_utf8(replies).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn decoding_with_the_cache_continues_as_longer_prompts_would() {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/models/llama");
+        let load = format!(r#"{{"load":{{"model":"{model}","dtype":"f32","threads":1}}}}"#);
+        let replies = ask(&[
+            &load,
+            r#"{"generate":{"prompts":[[1,2,3],[4,5,6]],"decode_steps":2}}"#,
+        ]);
+        let [Reply::Loaded, Reply::Finished(whole)] = &replies[..] else {
+            panic!("{replies:?}");
+        };
+        for (row, prompt) in [vec![1, 2, 3], vec![4, 5, 6]].into_iter().enumerate() {
+            let mut ids = prompt;
+            for step in 0..3 {
+                let job = Request::Generate(Job {
+                    prompts: vec![ids.clone()],
+                    decode_steps: 0,
+                });
+                let replies = ask(&[&load, &serde_json::to_string(&job).unwrap()]);
+                let [_, Reply::Finished(one)] = &replies[..] else {
+                    panic!("{replies:?}");
+                };
+                assert_eq!(one.tokens, [[whole.tokens[row][step]]]);
+                ids.push(one.tokens[0][0]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let replies = ask(&[
+            r#"{"generate":{"prompts":[[1]],"decode_steps":0}}"#,
+            r#"{"load":{"model":"absent.gguf","dtype":"f32","threads":1}}"#,
+        ]);
+        let [Reply::Failed(unloaded), Reply::Failed(absent)] = &replies[..] else {
+            panic!("{replies:?}");
+        };
+        assert_eq!(unloaded, "no model is loaded");
+        assert!(absent.contains("absent.gguf"), "{absent}");
+    }
+
+    #[test]
+    fn the_best_is_the_first_of_the_greatest() {
+        let mut logits = vec![-1.0; 21];
+        logits[13] = 2.5;
+        logits[20] = 2.5;
+        assert_eq!(best(&logits), (13, 2.5));
+        logits[20] = 3.0;
+        assert_eq!(best(&logits), (20, 3.0));
+    }
+}

@@ -1,0 +1,179 @@
+//! Which device computes, and in which number formats.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use burn::tensor::{DType, Device};
+use clap::{Args, ValueEnum};
+use flametune_lm::{Checkpoint, LoadOptions};
+
+/// Device and number format, as every command takes them.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to compute: cpu, wgpu[:N] (Vulkan, Metal, DirectX), or cuda[:N]
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub(crate) device: DeviceName,
+
+    /// Number format of the weights; auto keeps 16-bit files as they are on the CPU
+    #[arg(long, value_enum, default_value_t = DtypeName::Auto, value_name = "DTYPE")]
+    pub(crate) dtype: DtypeName,
+}
+
+/// A device by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceName {
+    Cpu,
+    Wgpu(Option<usize>),
+    Cuda(Option<usize>),
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let (kind, index) = match name.split_once(':') {
+            None => (name, None),
+            Some((kind, index)) => {
+                let index = index.parse().map_err(|_| {
+                    format!("the number after `{kind}:` must count devices from 0, got `{index}`")
+                })?;
+                (kind, Some(index))
+            }
+        };
+        match (kind, index) {
+            ("cpu", None) => Ok(Self::Cpu),
+            ("wgpu", index) => Ok(Self::Wgpu(index)),
+            ("cuda", index) => Ok(Self::Cuda(index)),
+            _ => Err("expected cpu, wgpu, wgpu:N, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => write!(f, "cpu"),
+            Self::Wgpu(None) => write!(f, "wgpu"),
+            Self::Wgpu(Some(index)) => write!(f, "wgpu:{index}"),
+            Self::Cuda(None) => write!(f, "cuda"),
+            Self::Cuda(Some(index)) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// A number format by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeName {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl DeviceArgs {
+    /// Opens the device and settles the number formats for `checkpoint`.
+    pub(crate) fn load_options(&self, checkpoint: &Checkpoint) -> Result<LoadOptions> {
+        let device = self.device.open()?;
+        let weight_dtype = match (self.dtype, self.device) {
+            (DtypeName::F32, _) => DType::F32,
+            (DtypeName::Bf16, _) => DType::BF16,
+            (DtypeName::F16, _) => DType::F16,
+            (DtypeName::Auto, DeviceName::Cpu) => stored_dtype(checkpoint),
+            (DtypeName::Auto, DeviceName::Wgpu(_)) => DType::F32,
+            (DtypeName::Auto, DeviceName::Cuda(_)) => DType::BF16,
+        };
+        // On the CPU 16-bit weights are multiplied with f32 activations: exact and no slower.
+        let compute_dtype = if self.device == DeviceName::Cpu {
+            DType::F32
+        } else {
+            weight_dtype
+        };
+        if !device.supports_dtype(compute_dtype) {
+            bail!(
+                "{} cannot compute in {}; try --dtype f32",
+                self.device,
+                compute_dtype.name()
+            );
+        }
+        Ok(LoadOptions {
+            device,
+            weight_dtype,
+            compute_dtype,
+        })
+    }
+}
+
+/// The format of a checkpoint's largest tensor where it is a 16-bit one, else f32.
+fn stored_dtype(checkpoint: &Checkpoint) -> DType {
+    let tensors = checkpoint.tensors();
+    let largest = tensors
+        .names()
+        .iter()
+        .filter_map(|name| tensors.info(name))
+        .max_by_key(|info| info.bytes)
+        .map(|info| info.dtype);
+    match largest.as_deref() {
+        Some("BF16") => DType::BF16,
+        Some("F16") => DType::F16,
+        _ => DType::F32,
+    }
+}
+
+impl DeviceName {
+    fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::flex()),
+            Self::Wgpu(index) => wgpu(self, index.unwrap_or(0)),
+            Self::Cuda(index) => cuda(self, index.unwrap_or(0)),
+        }
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn nth(name: DeviceName, kind: burn::tensor::DeviceType, index: usize) -> Result<Device> {
+    let found = Device::enumerate(kind).into_vec();
+    let count = found.len();
+    match found.into_iter().nth(index) {
+        Some(device) => Ok(device),
+        None => bail!("there is no device {name}: {count} of the kind found"),
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(name: DeviceName, index: usize) -> Result<Device> {
+    nth(name, burn::tensor::DeviceType::Wgpu, index)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(name: DeviceName, _index: usize) -> Result<Device> {
+    bail!("{name}: this build has no GPU support; build with `--features wgpu`")
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(name: DeviceName, index: usize) -> Result<Device> {
+    nth(name, burn::tensor::DeviceType::Cuda, index)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(name: DeviceName, _index: usize) -> Result<Device> {
+    bail!("{name}: this build has no CUDA support; build with `--features cuda`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_read_back_as_they_are_shown() {
+        for name in ["cpu", "wgpu", "wgpu:1", "cuda", "cuda:0"] {
+            assert_eq!(
+                name.parse::<DeviceName>().map(|device| device.to_string()),
+                Ok(name.into())
+            );
+        }
+        for name in ["gpu", "cpu:0", "", "cuda:x", "wgpu:-1"] {
+            assert!(name.parse::<DeviceName>().is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The `flametune` command: one file per subcommand.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a command finds its cache folder in the environment and tells templates the time"
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        reason = "tests fail by panicking"
+    )
+)]
+
+mod device;
+mod generate;
+mod info;
+mod model;
+mod text;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Fine-tunes, evaluates and serves language models on the CPU and on GPUs.
+///
+/// Models are Hugging Face folders (config.json, tokenizer.json, *.safetensors), GGUF files, or
+/// names of models that `cargo xtask fetch` has downloaded.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flametune",
+    version,
+    arg_required_else_help = true,
+    propagate_version = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Generate),
+    Info(info::Info),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Generate(command) => command.run(),
+        Command::Info(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that went away, such as `head`, is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done when even this cannot be written.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

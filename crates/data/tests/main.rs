@@ -1,0 +1,16 @@
+//! Tests of the crate against reference numbers and hostile input.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod builtin;
+mod chat_golden;
+mod fixtures;
+mod folder;
+mod hostile;
+mod stream;
+mod zz_real;
+mod tokenizer_golden;

@@ -1,0 +1,51 @@
+//! Generation: KV-cached decoding and sampling of token ids.
+//!
+//! Layer 3: stands on `flametune-lm`. Token ids in, token ids out.
+//!
+//! - [`Generator`] continues a batch of [`Request`]s with a language model and streams [`Event`]s.
+//! - [`Sampler`] chooses the tokens of one request as its [`SamplingParams`] say.
+//! - [`processors`] holds the single steps: temperature, top-k, top-p, penalties, …
+//! - [`StopStrings`] finds stop strings in text that arrives piece by piece.
+//!
+//! # Examples
+//! ```
+//! use flametune_infer::{Sampler, SamplingParams};
+//!
+//! let params = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 1, ..SamplingParams::default() };
+//! let draw = || -> flametune_infer::Result<Vec<u32>> {
+//!     let mut sampler = Sampler::new(params.clone(), &[3, 1, 4], 0)?;
+//!     (0..5).map(|_| sampler.choose(&mut [0.1, 0.9, 0.5, 0.7, 0.2])).collect()
+//! };
+//! assert_eq!(draw()?, draw()?);
+//! # Ok::<(), flametune_infer::Error>(())
+//! ```
+//!
+//! Not here: tokenizers and chat templates, HTTP, clocks, training.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests fail by panicking"
+    )
+)]
+
+mod draw;
+mod error;
+mod generate;
+mod history;
+mod logprobs;
+mod params;
+pub mod processors;
+mod sampler;
+mod stop_strings;
+
+pub use draw::{argmax, inverse_cdf, uniform};
+pub use error::{Error, Result};
+pub use generate::{Control, Event, FinishReason, Generator, Output, Request};
+pub use history::History;
+pub use logprobs::TokenLogprobs;
+pub use params::{Cutoffs, SamplingParams, TokenRules};
+pub use sampler::Sampler;
+pub use stop_strings::{Scan, StopStrings};

@@ -1,0 +1,86 @@
+use burn::tensor::{Bytes, DType, Shape};
+use burn_flex::{FlexTensor, Layout};
+
+/// A `[batch, heads, seq, head_dim]` tensor whose vectors are dense: any slice of a cache or
+/// transposed projection, used in place.
+#[derive(Debug, Clone)]
+pub(super) struct Heads {
+    tensor: FlexTensor,
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) seq: usize,
+    pub(super) head_dim: usize,
+    strides: [usize; 3],
+}
+
+impl Heads {
+    /// Views `tensor`, of rank 4; copies it if its vectors are not dense or a stride is negative.
+    pub(super) fn new(tensor: FlexTensor) -> Self {
+        let strides = tensor.layout().strides();
+        let dense = strides[3] == 1 || tensor.layout().shape()[3] == 1;
+        let tensor = if dense && strides.iter().all(|&stride| stride >= 0) {
+            tensor
+        } else {
+            tensor.to_contiguous()
+        };
+        let (shape, strides) = (tensor.layout().shape(), tensor.layout().strides());
+        let [batch, heads, seq, head_dim] = [shape[0], shape[1], shape[2], shape[3]];
+        let strides = [0, 1, 2].map(|dim| strides[dim].unsigned_abs());
+        Self {
+            tensor,
+            batch,
+            heads,
+            seq,
+            head_dim,
+            strides,
+        }
+    }
+
+    /// All vectors of one head of one batch row.
+    pub(super) fn head(&self, batch: usize, head: usize) -> Head<'_> {
+        if self.seq == 0 || self.head_dim == 0 {
+            return Head {
+                data: &[],
+                stride: 0,
+                head_dim: self.head_dim,
+            };
+        }
+        let start =
+            self.tensor.layout().start_offset() + batch * self.strides[0] + head * self.strides[1];
+        let stride = self.strides[2];
+        let len = (self.seq - 1) * stride + self.head_dim;
+        Head {
+            data: &self.tensor.storage::<f32>()[start..start + len],
+            stride,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// The vectors of one head, `stride` apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) head_dim: usize,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn vector(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..self.head_dim]
+    }
+}
+
+/// A `[batch, heads, seq, head_dim]` tensor over `data` in the order `[batch, seq, heads,
+/// head_dim]`, so that joining the heads afterwards moves nothing.
+pub(super) fn heads_inside(
+    data: Vec<f32>,
+    [batch, heads, seq, head_dim]: [usize; 4],
+) -> FlexTensor {
+    let row = heads * head_dim;
+    let strides = [seq * row, head_dim, row, 1]
+        .map(usize::cast_signed)
+        .to_vec();
+    let layout = Layout::new(Shape::from([batch, heads, seq, head_dim]), strides, 0);
+    FlexTensor::new(Bytes::from_elems(data), layout, DType::F32)
+}

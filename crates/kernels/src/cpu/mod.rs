@@ -1,0 +1,30 @@
+//! What the native CPU forms share: when they apply, how they see a tensor, how they write one.
+
+mod output;
+mod pool;
+mod rows;
+
+pub use pool::in_pool;
+
+pub(crate) use output::{Shared, fill_rows, tensor};
+pub(crate) use rows::{Rows, Stored};
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Tensor};
+
+/// Whether the native forms can take `tensor`: on the Flex backend, with or without autodiff, f32.
+pub(crate) fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && on_flex(tensor.device().as_dispatch())
+}
+
+#[allow(
+    unreachable_patterns,
+    reason = "how many backends there are is up to Burn's features"
+)]
+fn on_flex(device: &DispatchDevice) -> bool {
+    match device {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(device) => on_flex(device),
+        _ => false,
+    }
+}

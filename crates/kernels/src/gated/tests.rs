@@ -1,0 +1,116 @@
+use burn::tensor::{DType, Device, Tensor};
+use flametune_testkit::{assert_close, check_gradients, devices, tol};
+use proptest::prelude::*;
+
+use super::{Activation, geglu_tanh, reference, swiglu};
+use crate::sample::{leaf, numbers, pull_back, tensor};
+
+const BOTH: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
+
+fn fast<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::Silu => swiglu(gate, up),
+        Activation::GeluTanh => geglu_tanh(gate, up),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn fast_path_equals_the_reference(
+        rows in 1usize..9,
+        width in 1usize..70,
+        fused: bool,
+        scale in 0.1f64..20.0,
+    ) {
+        let device = Device::flex();
+        // Halves of one fused projection, or the two of separate ones.
+        let whole = tensor([2, rows, 2 * width], 1, &device) * scale;
+        let gate = whole.clone().slice([0..2, 0..rows, 0..width]);
+        let up = if fused {
+            whole.slice([0..2, 0..rows, width..2 * width])
+        } else {
+            tensor([2, rows, width], 2, &device)
+        };
+        for activation in BOTH {
+            let got = fast(gate.clone(), up.clone(), activation).into_data();
+            let expected = reference::gated(gate.clone(), up.clone(), activation).into_data();
+            let tolerance = tol::roundings(DType::F32, 16).of_magnitude(scale * scale);
+            assert_close(&got, &expected, tolerance, "y");
+        }
+    }
+
+    #[test]
+    fn gradients_equal_those_of_the_reference(rows in 1usize..9, width in 1usize..70) {
+        type Gate = fn(Tensor<2>, Tensor<2>, Activation) -> Tensor<2>;
+        for activation in BOTH {
+            let gradients = |f: Gate| {
+                let (gate, up) = (leaf([rows, width], 1), leaf([rows, width], 2));
+                let gradients = pull_back(f(gate.clone() * 4.0, up.clone(), activation));
+                let gate = gate.grad(&gradients).unwrap().into_data();
+                (gate, up.grad(&gradients).unwrap().into_data())
+            };
+            let (gate, up) = gradients(fast);
+            let (gate_expected, up_expected) = gradients(reference::gated);
+            let tolerance = tol::roundings(DType::F32, 64).of_magnitude(4.0);
+            assert_close(&gate, &gate_expected, tolerance, "dgate");
+            assert_close(&up, &up_expected, tolerance, "dup");
+        }
+    }
+}
+
+#[test]
+fn gradients_pass_finite_differences() {
+    for activation in BOTH {
+        check_gradients(
+            |inputs| fast(inputs.get::<2>(0), inputs.get::<2>(1), activation),
+            &[numbers([3, 5], 1), numbers([3, 5], 2)],
+            1e-2,
+            tol::central_differences(1e-2),
+        );
+    }
+}
+
+#[test]
+fn large_gates_neither_overflow_nor_lose_their_sign() {
+    let device = Device::flex();
+    let gate = Tensor::<1>::from_floats([-1e4, -100.0, 100.0, 1e4], &device);
+    let up = Tensor::<1>::from_floats([2.0, 2.0, 2.0, 2.0], &device);
+    for activation in BOTH {
+        let y = fast(gate.clone(), up.clone(), activation)
+            .into_data()
+            .try_to_vec::<f32>()
+            .unwrap();
+        assert!(
+            y[0].abs() < 1e-30 && y[1].abs() < 1e-30,
+            "{activation:?}: {y:?}"
+        );
+        assert_eq!(y[2..], [200.0, 2e4], "{activation:?}");
+    }
+}
+
+#[test]
+fn half_precision_takes_the_reference_path() {
+    let device = Device::flex();
+    let gate = tensor([2, 3], 1, &device).cast(DType::BF16);
+    let y = swiglu(gate.clone(), gate);
+    assert_eq!(y.dtype(), DType::BF16);
+}
+
+#[test]
+fn every_device_agrees() {
+    for device in devices() {
+        for activation in BOTH {
+            let y = fast(
+                tensor([3, 20], 1, &device),
+                tensor([3, 20], 2, &device),
+                activation,
+            );
+            let cpu = Device::flex();
+            let (gate, up) = (tensor([3, 20], 1, &cpu), tensor([3, 20], 2, &cpu));
+            let expected = reference::gated(gate, up, activation);
+            assert_close(&y.into_data(), &expected.into_data(), tol::f32_sum(16), "y");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Custom tensor operations of Flametune: reference and native CPU forms side by side.
+//!
+//! Layer 0: this crate knows tensors, and nothing of models, files or tokens (but for
+//! [`MappedFile`], because mapping memory is `unsafe` and `unsafe` code lives here only).
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use flametune_kernels::{AttentionMask, attention, linear, rms_norm};
+//!
+//! let device = Device::default();
+//! let x = Tensor::<3>::from_floats([[[1.0, -2.0], [0.5, 1.0]]], &device);
+//! let weight = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &device);
+//! let h = rms_norm(x, Tensor::ones([2], &device), 1e-6);
+//! let q = linear(h, weight, None).unsqueeze_dim::<4>(1); // [batch, heads, seq, head_dim]
+//! let y = attention(q.clone(), q.clone(), q, &AttentionMask::causal(0), 0.7, None);
+//! assert_eq!(y.dims(), [1, 1, 2, 2]);
+//! ```
+//!
+//! # Forms of an operation
+//!
+//! Every public function checks its shapes and then takes one of two forms that give the same
+//! numbers:
+//!
+//! - the **native** form, when its tensors live on Burn's Flex backend, with or without autodiff,
+//!   in f32 ([`linear`] also takes bf16 and f16 weights under f32 activations);
+//! - the **reference** form, in plain tensor operations, in every other case: wgpu and CUDA with
+//!   and without fusion, other dtypes, any backend Burn may grow.
+//!
+//! The choice is made by looking at the device, before Burn's dispatch is entered. The native
+//! forms are registered with `#[backend_extension(Flex, Autodiff)]` alone, so the dispatch has no
+//! arm that could be missing, and no feature of this crate has to match the features of `burn`.
+//!
+//! All forms are differentiable. The native ones keep what their hand-written backward pass needs
+//! and nothing else: a frozen weight costs no copy of the activations.
+//!
+//! # Determinism
+//!
+//! Native forms add in an order fixed by shapes and by the instruction set, never by the number
+//! of threads.
+//!
+//! # Features
+//!
+//! None.
+//!
+//! # Not here
+//!
+//! Models, configurations, file formats, quantization codebooks.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests fail by panicking"
+    )
+)]
+
+mod attention;
+mod cpu;
+mod gated;
+mod linear;
+mod mmap;
+mod norm;
+pub mod reference;
+mod rope;
+#[cfg(test)]
+mod sample;
+mod simd;
+
+pub use attention::{AttentionMask, attention};
+pub use cpu::in_pool;
+pub use gated::{geglu_tanh, swiglu};
+pub use linear::linear;
+pub use mmap::MappedFile;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
+pub use simd::instruction_set;

@@ -1,0 +1,107 @@
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::FloatDType;
+use burn_flex::{Flex, FlexTensor};
+
+use super::{LinearOps, flex};
+
+#[derive(Debug)]
+struct LinearBackward;
+
+/// What the backward pass keeps: the weight if x wants a gradient, x if the weight does.
+#[derive(Debug, Clone)]
+struct State {
+    x: Option<FlexTensor>,
+    weight: Option<FlexTensor>,
+    weight_dtype: FloatDType,
+}
+
+/// With parents x and weight, or x, weight and bias.
+fn backward<const N: usize>(ops: Ops<State, N>, grads: &mut Gradients) {
+    let dy = grads.consume::<Flex>(&ops.node);
+    let State {
+        x,
+        weight,
+        weight_dtype,
+    } = ops.state;
+    let mut parents = ops.parents.into_iter();
+    let mut parent = || parents.next().flatten();
+    if let (Some(parent), Some(weight)) = (parent(), weight) {
+        grads.register::<Flex>(parent.id, flex::x_gradient(dy.clone(), weight));
+    }
+    if let (Some(parent), Some(x)) = (parent(), x) {
+        let gradient = flex::weight_gradient(dy.clone(), x);
+        grads.register::<Flex>(parent.id, Flex::float_cast(gradient, weight_dtype));
+    }
+    if let Some(parent) = parent() {
+        grads.register::<Flex>(parent.id, flex::bias_gradient(dy));
+    }
+}
+
+impl Backward<Flex, 2> for LinearBackward {
+    type State = State;
+
+    fn backward(self, ops: Ops<State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        backward(ops, grads);
+    }
+}
+
+impl Backward<Flex, 3> for LinearBackward {
+    type State = State;
+
+    fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        backward(ops, grads);
+    }
+}
+
+impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
+    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (keep_x, keep_weight) = (weight.is_tracked(), x.is_tracked());
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let state = state(&x, keep_x, &weight, keep_weight);
+        let y = flex::forward(x, weight, None);
+        match LinearBackward
+            .prepare::<C>([x_node, weight_node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(state, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn linear_with_bias_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (keep_x, keep_weight) = (weight.is_tracked(), x.is_tracked());
+        let (x, x_node) = x.into_parts();
+        let (weight, weight_node) = weight.into_parts();
+        let (bias, bias_node) = bias.into_parts();
+        let state = state(&x, keep_x, &weight, keep_weight);
+        let y = flex::forward(x, weight, Some(bias));
+        let nodes = [x_node, weight_node, bias_node];
+        match LinearBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(state, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
+
+fn state(x: &FlexTensor, keep_x: bool, weight: &FlexTensor, keep_weight: bool) -> State {
+    State {
+        x: keep_x.then(|| x.clone()),
+        weight: keep_weight.then(|| weight.clone()),
+        weight_dtype: weight.dtype().into(),
+    }
+}

@@ -1,0 +1,46 @@
+//! The same operations in plain tensor operations: the definition of correct.
+//!
+//! They run on every backend and are differentiable; the functions at the top of this crate give
+//! the same numbers, faster where they can. Tests and benchmarks compare the two.
+
+use burn::tensor::Tensor;
+
+use crate::gated::{Activation, reference::gated};
+use crate::norm::{Norm, reference::norm};
+
+pub use crate::attention::reference::attention;
+pub use crate::linear::reference::linear;
+pub use crate::rope::reference::rope;
+
+/// See [`rms_norm`](crate::rms_norm).
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    norm(
+        x,
+        weight,
+        None,
+        Norm {
+            eps,
+            centred: false,
+        },
+    )
+}
+
+/// See [`layer_norm`](crate::layer_norm).
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    eps: f64,
+) -> Tensor<D> {
+    norm(x, weight, bias, Norm { eps, centred: true })
+}
+
+/// See [`swiglu`](crate::swiglu).
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gated(gate, up, Activation::Silu)
+}
+
+/// See [`geglu_tanh`](crate::geglu_tanh).
+pub fn geglu_tanh<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gated(gate, up, Activation::GeluTanh)
+}

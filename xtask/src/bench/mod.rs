@@ -1,0 +1,92 @@
+//! `cargo xtask bench`: the macro benches, beside their peers, kept and written up.
+
+mod page;
+mod peers;
+mod results;
+
+use std::ffi::OsString;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use xshell::{Shell, cmd};
+
+use self::results::Results;
+use crate::{console, workspace};
+
+/// Binaries of the package `flametune-benches`, in the order they run.
+const BINARIES: &[&str] = &["throughput", "memory"];
+
+/// One file of results for each kind of device.
+const RESULTS: &str = "benches/results/cpu.jsonl";
+
+/// The page made from them.
+const PAGE: &str = "docs/BENCHMARKS.md";
+
+/// What to measure, beside whom, and what becomes of the results.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only cases whose name and number format, as in `decode_b8 f32`, contain this
+    #[arg(default_value = "")]
+    filter: String,
+    /// Race the peers too; builds their Python environment in the cache folder at first
+    #[arg(long)]
+    peers: bool,
+    /// Keep the results in benches/results/ and write docs/BENCHMARKS.md anew
+    #[arg(long, requires = "peers")]
+    save: bool,
+}
+
+/// Builds the benches, runs them, prints their lines and keeps them if asked to.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let shell = workspace::shell()?;
+    console::heading("building the benches");
+    cmd!(shell, "cargo build --release --package flametune-benches").run()?;
+    let mut arguments = vec![OsString::from(&args.filter)];
+    if args.peers {
+        console::heading("Python environment of the peers");
+        arguments.extend(["--peer".into(), peers::python(&shell)?.into()]);
+    }
+    let mut fresh = Results::default();
+    for binary in BINARIES {
+        console::heading(binary);
+        fresh.extend(measure(&shell, binary, &arguments)?);
+    }
+    ensure!(
+        !fresh.is_empty(),
+        "no case is called like `{}`",
+        args.filter
+    );
+    print!("{}", fresh.to_jsonl()?);
+    if args.save {
+        save(fresh)?;
+    }
+    Ok(())
+}
+
+fn measure(shell: &Shell, binary: &str, arguments: &[OsString]) -> Result<Results> {
+    let lines = cmd!(
+        shell,
+        "cargo run --quiet --release --package flametune-benches --bin {binary} -- {arguments...}"
+    )
+    .quiet()
+    .read()
+    .with_context(|| format!("the bench {binary} failed"))?;
+    Results::from_jsonl(&lines).with_context(|| format!("reading what {binary} printed"))
+}
+
+/// Puts results among those kept, in place of older ones of the same cases, and renders the page.
+fn save(fresh: Results) -> Result<()> {
+    let root = workspace::root();
+    let (file, page) = (root.join(RESULTS), root.join(PAGE));
+    let mut kept = if file.is_file() {
+        let text = fs::read_to_string(&file).context(RESULTS)?;
+        Results::from_jsonl(&text).context(RESULTS)?
+    } else {
+        Results::default()
+    };
+    kept.replace(fresh);
+    fs::write(&file, kept.to_jsonl()?).context(RESULTS)?;
+    fs::write(&page, page::render(&kept)).context(PAGE)?;
+    console::note(&format!("\nkept in {RESULTS}, written up in {PAGE}"));
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! `docs/BENCHMARKS.md`: kept results as tables.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::results::{Line, Results};
+
+const INTRODUCTION: &str = "\
+# Benchmarks
+
+`cargo xtask bench --peers --save` measures, keeps the results in [`benches/results`](../benches/results) and writes this page from them.
+It is not edited by hand.
+
+## How it is measured
+
+- Both contenders are processes of their own that get the same token ids and use the same number of threads.
+  They take turns, run by run; the order changes every round.
+- Before their times count, their answers are compared: in f32 every greedy token must be the same and the first logits equal to rounding, or there is no result.
+  In bf16 we round the weights only, transformers rounds the activations too; the share of tokens that are alike is given.
+- A figure is the median of the runs, followed by the smallest and the greatest.
+  Rounds in which other processes took more than 3 % of the machine are repeated, up to three times as many rounds as are wanted; those least disturbed count.
+- *Ratio* is ours ÷ the peer's: for speed more is better, for memory less.
+- transformers runs its forward pass in a loop with a key-value cache, which is faster than its `generate()`.
+  Ours reads the logits and takes the greatest, as the sampler does.
+- The model is SmolLM2-135M-Instruct, the text is the licence of this project.
+
+";
+
+/// What a case is, in the order of the tables.
+const CASES: &[(&str, &str)] = &[
+    (
+        "prefill_512",
+        "a prompt of 512 tokens until its next token is known",
+    ),
+    (
+        "decode_b1",
+        "64 further tokens after a prompt of 64, one row",
+    ),
+    ("decode_b8", "the same for 8 rows at once"),
+    (
+        "infer_rss",
+        "peak resident memory of loading the Q4_1 GGUF file into f32 or bf16, a prompt of 512 tokens and 64 further ones",
+    ),
+    (
+        "infer_rss_safetensors",
+        "the same from a folder of safetensors in the format of use, which transformers maps instead of converting",
+    ),
+];
+
+/// A ratio that we want to reach.
+enum Aim {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const AIMS: &[(&str, &str, Aim)] = &[
+    ("prefill_512", "f32", Aim::AtLeast(1.5)),
+    ("decode_b1", "f32", Aim::AtLeast(2.0)),
+    ("decode_b8", "f32", Aim::AtLeast(2.0)),
+    ("infer_rss", "f32", Aim::AtMost(0.6)),
+];
+
+/// The whole page.
+pub(crate) fn render(results: &Results) -> String {
+    let mut page = INTRODUCTION.to_owned();
+    page += "## Cases\n\n";
+    for (name, meaning) in CASES {
+        let _ = writeln!(page, "- `{name}`: {meaning}.");
+    }
+    // One section for each device and set of contenders.
+    let mut sections: BTreeMap<(String, usize, String), Vec<&Line>> = BTreeMap::new();
+    for line in results.lines() {
+        let peer = line.peer.clone().unwrap_or_default();
+        let place = (line.machine.clone(), line.threads, peer);
+        sections.entry(place).or_default().push(line);
+    }
+    for ((machine, threads, peer), mut lines) in sections {
+        let _ = write!(page, "\n## {machine}\n\n{threads} threads each");
+        let _ = match peer.as_str() {
+            "" => writeln!(page, ", without a peer.\n"),
+            peer => writeln!(page, "; the peer is {peer}.\n"),
+        };
+        lines.sort_by_key(|line| CASES.iter().position(|(name, _)| *name == line.bench));
+        table(&mut page, &lines);
+        memory_notes(&mut page, &lines);
+    }
+    page
+}
+
+fn table(page: &mut String, lines: &[&Line]) {
+    *page += "| case | weights | batch x tokens | ours | peer | ratio | aim | tokens alike | runs | commit |\n";
+    *page += "|---|---|---|---|---|---|---|---|---|---|\n";
+    for line in lines {
+        let ours = figure(line.value, line.min, line.max, &line.unit);
+        let peer = match (line.peer_value, line.peer_min, line.peer_max) {
+            (Some(value), Some(min), Some(max)) => figure(value, min, max, &line.unit),
+            _ => String::new(),
+        };
+        let ratio = line.ratio.map(|ratio| format!("**{ratio:.2}**"));
+        let alike = line
+            .agreement
+            .map(|share| format!("{:.0} %", share * 100.0));
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {} | {ours} | {peer} | {} | {} | {} | {} | {} |",
+            line.bench,
+            line.dtype,
+            line.shape,
+            ratio.unwrap_or_default(),
+            aim(line),
+            alike.unwrap_or_default(),
+            line.runs,
+            line.commit,
+        );
+    }
+}
+
+fn figure(value: f64, min: f64, max: f64, unit: &str) -> String {
+    format!(
+        "{} {unit} ({} … {})",
+        number(value),
+        number(min),
+        number(max)
+    )
+}
+
+/// Three digits or all of the whole ones, with commas between thousands.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.decimals$}");
+    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + fraction
+}
+
+fn aim(line: &Line) -> String {
+    let row = AIMS
+        .iter()
+        .find(|(bench, dtype, _)| *bench == line.bench && *dtype == line.dtype);
+    let (Some((_, _, aim)), Some(ratio)) = (row, line.ratio) else {
+        return String::new();
+    };
+    let (text, met) = match aim {
+        Aim::AtLeast(least) => (format!("≥ {least}"), ratio >= *least),
+        Aim::AtMost(most) => (format!("≤ {most}"), ratio <= *most),
+    };
+    format!("{text}, {}", if met { "met" } else { "missed" })
+}
+
+/// How much of a peak is the program itself.
+fn memory_notes(page: &mut String, lines: &[&Line]) {
+    let before = |line: &Line, key: &str| line.rest.get(key).and_then(serde_json::Value::as_f64);
+    let found = lines
+        .iter()
+        .find_map(|line| Some((line, before(line, "before")?, before(line, "peer_before")?)));
+    if let Some((line, ours, peer)) = found {
+        let unit = &line.unit;
+        let _ = writeln!(
+            page,
+            "\nOf the peaks, {} {unit} (ours) and {} {unit} (the peer) are the programs and their libraries, before a model is loaded.",
+            number(ours),
+            number(peer)
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::line;
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_row_for_every_result_in_the_order_of_the_cases() {
+        let lines = [
+            line("decode_b1", "f32", 3.0),
+            line("prefill_512", "f32", 3.0),
+            line("prefill_512", "bf16", 3.0),
+        ];
+        let page = render(&Results::from_jsonl(&lines.join("\n")).unwrap());
+        let rows: Vec<_> = page
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                "| `prefill_512` | f32 | 1x512 | 3.00 tok/s (1,234 … 3.50) | 2.00 tok/s (1.00 … 3.00) | **1.50** | ≥ 1.5, met | 100 % | 7 | c0ffee |",
+                "| `prefill_512` | bf16 | 1x512 | 3.00 tok/s (1,234 … 3.50) | 2.00 tok/s (1.00 … 3.00) | **1.50** |  | 100 % | 7 | c0ffee |",
+                "| `decode_b1` | f32 | 1x512 | 3.00 tok/s (1,234 … 3.50) | 2.00 tok/s (1.00 … 3.00) | **1.50** | ≥ 2, missed | 100 % | 7 | c0ffee |",
+            ]
+        );
+        assert!(page.contains("## a CPU\n\n2 threads each; the peer is transformers 5.\n"));
+    }
+
+    #[test]
+    fn numbers_have_three_digits_or_all_whole_ones() {
+        let shown = [0.517, 9.999, 12.345, 187.6, 1_234.5, 1_234_567.0].map(number);
+        assert_eq!(
+            shown,
+            ["0.52", "10.00", "12.3", "188", "1,234", "1,234,567"]
+        );
+    }
+}
