@@ -11,7 +11,7 @@ use flametune_lm::{Checkpoint, LoadOptions};
 /// Device and number format, as every command takes them.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
-    /// Where to compute: cpu, wgpu[:N] (Vulkan, Metal, DirectX), or cuda[:N]
+    /// Where to compute: cpu, wgpu (Vulkan, Metal, DirectX) or cuda; wgpu:1 is the second GPU
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub(crate) device: DeviceName,
 

@@ -91,3 +91,68 @@ fn now() -> Option<CivilTime> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(CivilTime::from_unix(i64::try_from(since.as_secs()).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use flametune_testkit::{asset_path, fixture_json};
+
+    use super::*;
+
+    #[test]
+    fn the_header_of_smollm2_gives_the_ids_of_its_own_tokenizer() {
+        let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
+        let Some(path) = asset_path("smollm2-135m-instruct", name) else {
+            return;
+        };
+        let tokenizer = tokenizer(&Checkpoint::open(path).unwrap()).unwrap();
+        let golden = fixture_json("tokenizers/smollm2_real.golden.json");
+        let rows = golden.as_array().unwrap();
+        assert_eq!(rows.len(), 44);
+        for row in rows {
+            let text = row["text"].as_str().unwrap();
+            let ids: Vec<u32> = row["ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| u32::try_from(id.as_u64().unwrap()).unwrap())
+                .collect();
+            assert_eq!(tokenizer.encode(text, false).unwrap(), ids, "{text:?}");
+            assert_eq!(
+                tokenizer.decode(&ids, false).unwrap(),
+                row["decoded"].as_str().unwrap()
+            );
+        }
+        assert!(tokenizer.check_against(49_152).is_ok());
+        assert_eq!(tokenizer.special().eos_ids, [2, 0]);
+    }
+
+    #[test]
+    fn a_chat_is_rendered_as_transformers_renders_it() {
+        let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
+        let Some(path) = asset_path("smollm2-135m-instruct", name) else {
+            return;
+        };
+        let tokenizer = tokenizer(&Checkpoint::open(path).unwrap()).unwrap();
+        let template = chat_template(&tokenizer, None).unwrap();
+        let golden = fixture_json("smollm2/greedy.json");
+        let chats = golden
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["messages"].is_array());
+        let mut compared = 0;
+        for row in chats {
+            let messages = flametune_data::parse_messages(&row["messages"].to_string()).unwrap();
+            let ids = encode_chat(&template, &tokenizer, &messages).unwrap();
+            let expected: Vec<u64> = row["input_ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .flat_map(|id| id.as_u64())
+                .collect();
+            assert!(ids.iter().map(|&id| u64::from(id)).eq(expected), "{row}");
+            compared += 1;
+        }
+        assert_eq!(compared, 2);
+    }
+}

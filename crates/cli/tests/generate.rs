@@ -25,8 +25,11 @@ fn generate(model: &Path, arguments: &[&str]) -> assert_cmd::Command {
     command
         .arg("generate")
         .arg(model)
-        .args(["--quiet", "--max-tokens", "12"])
+        .arg("--quiet")
         .args(arguments);
+    if !arguments.contains(&"--max-tokens") {
+        command.args(["--max-tokens", "12"]);
+    }
     command
 }
 

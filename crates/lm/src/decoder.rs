@@ -72,6 +72,10 @@ pub struct Attention {
 }
 
 /// How query, key and value are stored.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a layer, and nothing beside its weights"
+)]
 #[derive(Module, Debug)]
 pub enum Projections {
     /// A matrix each.

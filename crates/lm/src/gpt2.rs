@@ -66,7 +66,7 @@ impl Gpt2Config {
         if !file.bool_or("scale_attn_weights", true)? {
             return Err(ConfigFile::unsupported(
                 "scale_attn_weights",
-                false,
+                "false",
                 "scores are scaled",
             ));
         }

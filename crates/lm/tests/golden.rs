@@ -184,7 +184,7 @@ fn loss_and_every_gradient_match_transformers() {
             collected: Vec::new(),
         };
         model.visit(&mut collect);
-        let norms = fixture_json(&format!("models/{name}/grad_norms.json"));
+        let norms = fixture_json(format!("models/{name}/grad_norms.json"));
         let mut compared = 0;
         for (tensor, gradient) in named_tensors(&model).iter().zip(&collect.collected) {
             let norm = gradient
@@ -239,13 +239,13 @@ fn transposed(values: &[f32], width: usize) -> Vec<f32> {
 #[test]
 fn both_generations_of_config_json_resolve_alike() {
     for name in CAUSAL {
-        let v4 = fixture_path(&format!("models/{name}")).join("config_v4.json");
+        let v4 = fixture_path(format!("models/{name}")).join("config_v4.json");
         // The older transformers cannot write every configuration.
         let Ok(text) = std::fs::read_to_string(&v4) else {
             continue;
         };
         let v4 = ConfigFile::from_value(serde_json::from_str(&text).unwrap(), v4).unwrap();
-        let v5 = ConfigFile::open(&fixture_path(&format!("models/{name}"))).unwrap();
+        let v5 = ConfigFile::open(&fixture_path(format!("models/{name}"))).unwrap();
         if Family::read(&v5).unwrap() == Family::Gpt2 {
             continue;
         }

@@ -41,8 +41,8 @@ pub(crate) struct Golden {
 impl Golden {
     pub(crate) fn open(name: &str) -> Self {
         Self {
-            folder: fixture_path(&format!("models/{name}")),
-            tensors: fixture_safetensors(&format!("models/{name}/golden.safetensors")),
+            folder: fixture_path(format!("models/{name}")),
+            tensors: fixture_safetensors(format!("models/{name}/golden.safetensors")),
         }
     }
 

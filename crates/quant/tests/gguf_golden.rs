@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use serde_json::json;
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    fixture_path(&format!("gguf/{name}"))
+    fixture_path(format!("gguf/{name}"))
 }
 
 #[test]

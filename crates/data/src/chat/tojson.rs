@@ -11,6 +11,7 @@ use minijinja::{Error, ErrorKind, State};
 const MAX_DEPTH: usize = 128;
 
 /// `tojson(value, ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of a minijinja filter")]
 pub(super) fn tojson(
     state: &State<'_, '_>,
     value: &Value,

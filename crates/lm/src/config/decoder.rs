@@ -467,14 +467,14 @@ fn refuse_unsupported(file: &ConfigFile, family: Family) -> Result<()> {
     if file.bool_or("use_bidirectional_attention", false)? {
         return Err(ConfigFile::unsupported(
             "use_bidirectional_attention",
-            true,
+            "true",
             "only causal decoders are implemented",
         ));
     }
     if family == Family::StableLm && file.bool_or("qk_layernorm", false)? {
         return Err(ConfigFile::unsupported(
             "qk_layernorm",
-            true,
+            "true",
             "only StableLM models without it are implemented",
         ));
     }

@@ -93,10 +93,10 @@ impl ConfigFile {
         }
     }
 
-    pub(crate) fn unsupported(field: &str, value: impl ToString, hint: &str) -> Error {
+    pub(crate) fn unsupported(field: &str, value: &str, hint: &str) -> Error {
         Error::UnsupportedOption {
             field: field.to_owned(),
-            value: value.to_string(),
+            value: value.to_owned(),
             hint: hint.to_owned(),
         }
     }

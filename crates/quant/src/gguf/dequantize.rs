@@ -126,7 +126,7 @@ mod tests {
     fn many_threads_give_what_one_gives() {
         let elements = CHUNK_ELEMENTS * 2 + 96;
         let bytes: Vec<u8> = (0..elements / 32 * 34)
-            .map(|i| (i * 37 % 251) as u8)
+            .map(|i| u8::try_from(i * 37 % 251).unwrap())
             .collect();
         let mut threaded = vec![0.0; elements];
         dequantize_into(GgmlType::Q8_0, &bytes, &mut threaded).unwrap();
