@@ -15,7 +15,7 @@ const CALM: f64 = 0.03;
 /// Rounds that may be run for each that is wanted, in the hope for undisturbed ones.
 const PATIENCE: usize = 3;
 
-/// How long to wait for a calm moment before each round.
+/// How long to wait for a calm moment after a disturbed round.
 const WAIT: Duration = Duration::from_secs(45);
 
 /// How long a moment is.
@@ -61,7 +61,9 @@ impl Race {
         }
         let mut rounds: Vec<(Lap, Option<Lap>)> = Vec::new();
         while calm(&rounds) < runs && rounds.len() < PATIENCE * runs {
-            wait_for_calm();
+            if rounds.last().is_some_and(|last| disturbance(last) >= CALM) {
+                wait_for_calm();
+            }
             let peer_first = rounds.len() % 2 == 1;
             let mut theirs = None;
             if let (true, Some(peer)) = (peer_first, peer.as_deref_mut()) {

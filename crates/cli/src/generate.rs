@@ -163,6 +163,8 @@ impl Generate {
         let params = self.sampling.params(&tokenizer)?;
         StopStrings::new(&self.sampling.stop)?;
         let model = model::load(&checkpoint, &options)?;
+        // The mapped file would count as memory in use for as long as it is open.
+        drop(checkpoint);
         tokenizer.check_against(model.vocab_size())?;
         let session = Session {
             model: &model,

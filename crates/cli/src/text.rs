@@ -118,7 +118,7 @@ mod tests {
                 .collect();
             assert_eq!(tokenizer.encode(text, false).unwrap(), ids, "{text:?}");
             assert_eq!(
-                tokenizer.decode(&ids, false).unwrap(),
+                tokenizer.decode(&ids, true).unwrap(),
                 row["decoded"].as_str().unwrap()
             );
         }

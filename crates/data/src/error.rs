@@ -202,7 +202,10 @@ pub enum Error {
         fuel: u64,
     },
     /// No built-in template has this name.
-    #[error("no built-in chat template is called {name:?}{}", did_you_mean(near, known))]
+    #[error(
+        "no built-in chat template is called {name:?}{}",
+        did_you_mean(near, known)
+    )]
     UnknownTemplate {
         /// The name that was asked for.
         name: String,
@@ -262,7 +265,12 @@ impl Error {
         let text = source.to_string();
         // serde_json appends the position that the message already starts with.
         let reason = text.split(" at line ").next().unwrap_or(&text).to_owned();
-        Self::InvalidJson { file: file.to_owned(), line: source.line(), column: source.column(), reason }
+        Self::InvalidJson {
+            file: file.to_owned(),
+            line: source.line(),
+            column: source.column(),
+            reason,
+        }
     }
 }
 
@@ -271,6 +279,10 @@ fn did_you_mean(near: &[&str], known: &[&str]) -> String {
     if near.is_empty() {
         format!(" (known: {})", known.join(", "))
     } else {
-        format!("; did you mean {}? (known: {})", near.join(" or "), known.join(", "))
+        format!(
+            "; did you mean {}? (known: {})",
+            near.join(" or "),
+            known.join(", ")
+        )
     }
 }

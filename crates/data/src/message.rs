@@ -142,13 +142,16 @@ impl<'de> Deserialize<'de> for Content {
 /// # Errors
 /// [`Error::InvalidJson`] when `json` is not a JSON array, [`Error::InvalidMessage`] when an entry is no message.
 pub fn parse_messages(json: &str) -> Result<Vec<Message>> {
-    let values: Vec<Value> = serde_json::from_str(json).map_err(|error| Error::json("messages", &error))?;
+    let values: Vec<Value> =
+        serde_json::from_str(json).map_err(|error| Error::json("messages", &error))?;
     values
         .into_iter()
         .enumerate()
         .map(|(index, value)| {
-            serde_json::from_value(value)
-                .map_err(|error| Error::InvalidMessage { index, reason: error.to_string() })
+            serde_json::from_value(value).map_err(|error| Error::InvalidMessage {
+                index,
+                reason: error.to_string(),
+            })
         })
         .collect()
 }
@@ -192,8 +195,14 @@ mod tests {
             "message 0: content[0] must be an object, got a string",
         );
         check(r#"[{"content":"a"}]"#, "message 0: missing field `role`");
-        check(r#"{"role":"user"}"#, "messages:1:0: invalid type: map, expected a sequence");
+        check(
+            r#"{"role":"user"}"#,
+            "messages:1:0: invalid type: map, expected a sequence",
+        );
         let deep = format!("[{}{}]", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(matches!(parse_messages(&deep), Err(Error::InvalidJson { .. })));
+        assert!(matches!(
+            parse_messages(&deep),
+            Err(Error::InvalidJson { .. })
+        ));
     }
 }

@@ -30,7 +30,12 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn mask(&self, tokens: usize) -> Vec<bool> {
         let runs = self.mask.as_deref().unwrap();
-        (0..tokens).map(|index| runs.iter().any(|&(start, length)| (start..start + length).contains(&index))).collect()
+        (0..tokens)
+            .map(|index| {
+                runs.iter()
+                    .any(|&(start, length)| (start..start + length).contains(&index))
+            })
+            .collect()
     }
 }
 
@@ -53,7 +58,10 @@ fn every_golden_row_renders_encodes_and_masks_like_the_reference() {
         let template = ChatTemplate::new(name, source.as_str().unwrap()).unwrap();
         let golden = golden(name);
         for row in &golden.rows {
-            let context = format!("{name}, {}, prompt {}", row.conversation, row.add_generation_prompt);
+            let context = format!(
+                "{name}, {}, prompt {}",
+                row.conversation, row.add_generation_prompt
+            );
             let mut input = ChatInput::new(&conversations[&row.conversation])
                 .generation_prompt(row.add_generation_prompt)
                 .special_tokens(tokenizer.special())
@@ -65,14 +73,20 @@ fn every_golden_row_renders_encodes_and_masks_like_the_reference() {
             checked += 1;
             if let Some(expected) = &row.error {
                 match template.render(&input) {
-                    Err(Error::TemplateRaised { message, .. }) => assert_eq!(message, *expected, "{context}"),
+                    Err(Error::TemplateRaised { message, .. }) => {
+                        assert_eq!(message, *expected, "{context}")
+                    }
                     other => panic!("{context}: expected {expected:?}, got {other:?}"),
                 }
                 continue;
             }
             let (text, encoded) = &golden.texts[row.text.unwrap()];
             assert_eq!(template.render(&input).unwrap(), *text, "{context}");
-            assert_eq!(tokenizer.encode(text, false).unwrap(), ids(encoded), "{context}");
+            assert_eq!(
+                tokenizer.encode(text, false).unwrap(),
+                ids(encoded),
+                "{context}"
+            );
             if row.mask.is_some() {
                 let chat = template.render_with_spans(&input).unwrap();
                 assert_eq!(chat.text, *text, "{context}");
@@ -90,14 +104,21 @@ fn every_golden_row_renders_encodes_and_masks_like_the_reference() {
 fn tracing_agrees_with_generation_tags() {
     let templates: Map<String, Value> = json("chat/templates.json");
     let tokenizer = chat_tokenizer();
-    for (plain, tagged) in [("chatml_nogen", "chatml"), ("llama3@trl", "llama3_training@trl")] {
+    for (plain, tagged) in [
+        ("chatml_nogen", "chatml"),
+        ("llama3@trl", "llama3_training@trl"),
+    ] {
         let plain = ChatTemplate::new(plain, templates[plain].as_str().unwrap()).unwrap();
         let tagged = ChatTemplate::new(tagged, templates[tagged].as_str().unwrap()).unwrap();
         for (name, messages) in conversations() {
             let input = ChatInput::new(&messages).special_tokens(tokenizer.special());
             let traced = plain.render_with_spans(&input).unwrap();
             let marked = tagged.render_with_spans(&input).unwrap();
-            assert_eq!((traced.text, traced.assistant_spans), (marked.text, marked.assistant_spans), "{name}");
+            assert_eq!(
+                (traced.text, traced.assistant_spans),
+                (marked.text, marked.assistant_spans),
+                "{name}"
+            );
         }
     }
 }
@@ -107,7 +128,10 @@ fn tracing_agrees_with_generation_tags() {
 fn traced_spans_of_published_templates() {
     let templates: Map<String, Value> = json("chat/templates.json");
     let tokenizer = chat_tokenizer();
-    let (_, messages) = conversations().into_iter().find(|(name, _)| name == "random2").unwrap();
+    let (_, messages) = conversations()
+        .into_iter()
+        .find(|(name, _)| name == "random2")
+        .unwrap();
     let mut report = String::new();
     for (name, source) in &templates {
         if name == "jinja_features" {
@@ -132,8 +156,20 @@ fn a_training_conversation_needs_both_sides() {
     let encode = |name: &str| template.encode(&ChatInput::new(&conversations[name]), &tokenizer);
     assert!(encode("multi_turn").is_ok());
     let error = encode("user").unwrap_err();
-    assert_eq!(error.to_string(), "chat template \"chatml\": none of the 13 tokens was written by the assistant");
-    let all = ChatTemplate::new("all", "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}");
-    let error = all.unwrap().encode(&ChatInput::new(&conversations["user"]), &tokenizer).unwrap_err();
-    assert_eq!(error.to_string(), "chat template \"all\": all 6 tokens count as written by the assistant");
+    assert_eq!(
+        error.to_string(),
+        "chat template \"chatml\": none of the 13 tokens was written by the assistant"
+    );
+    let all = ChatTemplate::new(
+        "all",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    );
+    let error = all
+        .unwrap()
+        .encode(&ChatInput::new(&conversations["user"]), &tokenizer)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "chat template \"all\": all 6 tokens count as written by the assistant"
+    );
 }

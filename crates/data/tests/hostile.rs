@@ -17,23 +17,49 @@ fn message(source: &str) -> String {
 
 #[test]
 fn broken_templates_name_template_and_line() {
-    assert_eq!(message("a\n{% if %}"), "chat template \"evil.jinja\", line 2: syntax error: unexpected end of block");
-    let errors = ["{% for m in messages %}", "{{", "{% generation %}", "{% endgeneration %}", "{% nosuchtag %}", "{{ x"];
+    assert_eq!(
+        message("a\n{% if %}"),
+        "chat template \"evil.jinja\", line 2: syntax error: unexpected end of block"
+    );
+    let errors = [
+        "{% for m in messages %}",
+        "{{",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "{% nosuchtag %}",
+        "{{ x",
+    ];
     for source in errors {
         let error = render(source).unwrap_err();
-        assert!(matches!(&error, Error::TemplateSyntax { line: 1, .. }), "{source}: {error}");
+        assert!(
+            matches!(&error, Error::TemplateSyntax { line: 1, .. }),
+            "{source}: {error}"
+        );
     }
-    for source in ["\n{{ messages[3].content.x }}", "\n{{ x | nosuchfilter }}", "\n{{ nosuchfunction() }}", "\n{{ messages.pop() }}"] {
+    for source in [
+        "\n{{ messages[3].content.x }}",
+        "\n{{ x | nosuchfilter }}",
+        "\n{{ nosuchfunction() }}",
+        "\n{{ messages.pop() }}",
+    ] {
         let error = render(source).unwrap_err();
-        assert!(matches!(&error, Error::TemplateRender { line: 2, .. }), "{source}: {error}");
+        assert!(
+            matches!(&error, Error::TemplateRender { line: 2, .. }),
+            "{source}: {error}"
+        );
     }
 }
 
 #[test]
 fn raised_errors_carry_message_and_line() {
-    assert_eq!(message("\n\n{{ raise_exception('no ' ~ messages[0].role) }}"), "chat template \"evil.jinja\", line 3: no user");
+    assert_eq!(
+        message("\n\n{{ raise_exception('no ' ~ messages[0].role) }}"),
+        "chat template \"evil.jinja\", line 3: no user"
+    );
     let nested = "{% macro m() %}{{ raise_exception('inside') }}{% endmacro %}{% set x %}{{ m() }}{% endset %}";
-    assert!(matches!(render(nested), Err(Error::TemplateRaised { message, .. }) if message == "inside"));
+    assert!(
+        matches!(render(nested), Err(Error::TemplateRaised { message, .. }) if message == "inside")
+    );
 }
 
 #[test]
@@ -47,12 +73,23 @@ fn endless_work_runs_out_of_fuel() {
         "{{ 'aaaaaaaaaaaaaaaaaaaa' | indent(1000000000) }}",
     ] {
         let error = render(source).unwrap_err();
-        assert!(matches!(error, Error::TemplateFuel { .. } | Error::TemplateRender { .. }), "{source}: {error}");
+        assert!(
+            matches!(
+                error,
+                Error::TemplateFuel { .. } | Error::TemplateRender { .. }
+            ),
+            "{source}: {error}"
+        );
     }
     let messages = [Message::user("hi")];
-    let small = ChatTemplate::new("small", "{% for i in range(500) %}x{% endfor %}").unwrap().with_fuel(100);
+    let small = ChatTemplate::new("small", "{% for i in range(500) %}x{% endfor %}")
+        .unwrap()
+        .with_fuel(100);
     let error = small.render(&ChatInput::new(&messages)).unwrap_err();
-    assert_eq!(error.to_string(), "chat template \"small\", line 1: gave up after 100 steps");
+    assert_eq!(
+        error.to_string(),
+        "chat template \"small\", line 1: gave up after 100 steps"
+    );
 }
 
 #[test]
@@ -78,8 +115,17 @@ fn deep_nesting_is_refused_or_survived() {
         let _ = render(&source);
     }
     let chain = render(&format!("a\n{{{{ x{} }}}}", "|trim".repeat(501))).unwrap_err();
-    assert!(matches!(&chain, Error::TemplateSyntax { line: 2, .. }), "{chain}");
-    assert!(matches!(render(&"x".repeat((1 << 20) + 1)), Err(Error::TemplateTooLarge { limit: 1_048_576, .. })));
+    assert!(
+        matches!(&chain, Error::TemplateSyntax { line: 2, .. }),
+        "{chain}"
+    );
+    assert!(matches!(
+        render(&"x".repeat((1 << 20) + 1)),
+        Err(Error::TemplateTooLarge {
+            limit: 1_048_576,
+            ..
+        })
+    ));
 }
 
 /// A template can nest a value at almost every step; freeing, printing and comparing it recurses as deep.
@@ -89,7 +135,13 @@ fn deeply_nested_values_do_not_overflow_the_stack() {
     let map = format!("{}ns.x{}", "{'a': ".repeat(100), "}".repeat(100));
     for value in [list, map] {
         for rounds in [100, 300, 9999] {
-            for use_of_it in ["", "{{ ns.x }}", "{{ ns.x == ns.x }}", "{{ ns.x | string | length }}", "{{ ns.x | tojson }}"] {
+            for use_of_it in [
+                "",
+                "{{ ns.x }}",
+                "{{ ns.x == ns.x }}",
+                "{{ ns.x | string | length }}",
+                "{{ ns.x | tojson }}",
+            ] {
                 let source = format!(
                     "{{% set ns = namespace(x=[]) %}}{{% for i in range({rounds}) %}}{{% set ns.x = {value} %}}\
                      {{% endfor %}}{use_of_it}"
@@ -104,32 +156,68 @@ fn deeply_nested_values_do_not_overflow_the_stack() {
 #[test]
 fn templates_see_no_clock_unless_one_is_given() {
     assert_eq!(render("{{ strftime_now is defined }}").unwrap(), "False");
-    assert!(matches!(render("{{ strftime_now('%Y') }}"), Err(Error::TemplateRender { .. })));
+    assert!(matches!(
+        render("{{ strftime_now('%Y') }}"),
+        Err(Error::TemplateRender { .. })
+    ));
     let messages = [Message::user("hi")];
     let template = ChatTemplate::new("t", "{{ strftime_now('%d %b %Y') }}").unwrap();
     let mut input = ChatInput::new(&messages);
     input.now = Some(CivilTime::from_unix(1_721_995_200));
     assert_eq!(template.render(&input).unwrap(), "26 Jul 2024");
     let template = ChatTemplate::new("t", "{{ strftime_now('%Q') }}").unwrap();
-    assert!(template.render(&input).unwrap_err().to_string().ends_with("strftime does not know %Q"));
+    assert!(
+        template
+            .render(&input)
+            .unwrap_err()
+            .to_string()
+            .ends_with("strftime does not know %Q")
+    );
 }
 
 #[test]
 fn line_ends_and_python_details_render_like_jinja2() {
-    assert_eq!(render("{% if true %}\r\n  a\r\n{% endif %}\rb").unwrap(), "  a\nb");
-    assert_eq!(render("{{ none }} {{ true }} {{ 1.0 }} {{ [1, 'a', none] }}").unwrap(), "None True 1.0 [1, 'a', None]");
-    assert_eq!(render("{{ ' x '.strip() ~ 'abc'.removeprefix('a').removesuffix('c') }}").unwrap(), "xb");
-    assert_eq!(render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}").unwrap(), "01");
-    assert_eq!(render("{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}").unwrap(), "True True False");
-    assert_eq!(render("{{ '<a>' }}{{ {'a': '<b>'} | tojson }}").unwrap(), r#"<a>{"a": "<b>"}"#);
+    assert_eq!(
+        render("{% if true %}\r\n  a\r\n{% endif %}\rb").unwrap(),
+        "  a\nb"
+    );
+    assert_eq!(
+        render("{{ none }} {{ true }} {{ 1.0 }} {{ [1, 'a', none] }}").unwrap(),
+        "None True 1.0 [1, 'a', None]"
+    );
+    assert_eq!(
+        render("{{ ' x '.strip() ~ 'abc'.removeprefix('a').removesuffix('c') }}").unwrap(),
+        "xb"
+    );
+    assert_eq!(
+        render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}")
+            .unwrap(),
+        "01"
+    );
+    assert_eq!(
+        render("{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}").unwrap(),
+        "True True False"
+    );
+    assert_eq!(
+        render("{{ '<a>' }}{{ {'a': '<b>'} | tojson }}").unwrap(),
+        r#"<a>{"a": "<b>"}"#
+    );
 }
 
 #[test]
 fn reasoning_is_seen_under_every_name() {
-    let template = ChatTemplate::new("t", "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}").unwrap();
+    let template = ChatTemplate::new(
+        "t",
+        "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}",
+    )
+    .unwrap();
     for key in ["reasoning_content", "thinking", "reasoning"] {
         let messages = [Message::assistant("x").with(key, "why")];
-        assert_eq!(template.render(&ChatInput::new(&messages)).unwrap(), "why|why", "{key}");
+        assert_eq!(
+            template.render(&ChatInput::new(&messages)).unwrap(),
+            "why|why",
+            "{key}"
+        );
     }
 }
 
@@ -145,21 +233,37 @@ fn the_final_message_continues_or_the_reason_is_told() {
     let messages = [Message::user("a"), Message::assistant("b ")];
     assert_eq!(continued(all, &messages).unwrap(), "[a][b ");
     assert_eq!(continued(trimmed, &messages).unwrap(), "[a][b");
-    let error = |source: &str, messages: &[Message]| continued(source, messages).unwrap_err().to_string();
+    let error =
+        |source: &str, messages: &[Message]| continued(source, messages).unwrap_err().to_string();
     let prefix = "chat template \"t\": cannot continue the final message: ";
-    assert_eq!(error("x", &messages), format!("{prefix}the template leaves out its text"));
-    assert_eq!(error(all, &[]), format!("{prefix}the conversation is empty"));
-    let call = serde_json::from_str(r#"{"role": "assistant", "content": null, "tool_calls": []}"#).unwrap();
+    assert_eq!(
+        error("x", &messages),
+        format!("{prefix}the template leaves out its text")
+    );
+    assert_eq!(
+        error(all, &[]),
+        format!("{prefix}the conversation is empty")
+    );
+    let call = serde_json::from_str(r#"{"role": "assistant", "content": null, "tool_calls": []}"#)
+        .unwrap();
     assert_eq!(error(all, &[call]), format!("{prefix}it has no text"));
     let mut input = ChatInput::new(&messages).generation_prompt(true);
     input.continue_final_message = true;
-    let error = ChatTemplate::new("t", all).unwrap().render(&input).unwrap_err();
-    assert_eq!(error.to_string(), "continue_final_message and add_generation_prompt cannot be combined");
+    let error = ChatTemplate::new("t", all)
+        .unwrap()
+        .render(&input)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "continue_final_message and add_generation_prompt cannot be combined"
+    );
 }
 
 #[test]
 fn a_megabyte_of_text_needs_little_fuel() {
-    let messages: Vec<Message> = (0..1000).map(|_| Message::user("word ".repeat(200))).collect();
+    let messages: Vec<Message> = (0..1000)
+        .map(|_| Message::user("word ".repeat(200)))
+        .collect();
     let template = ChatTemplate::builtin("chatml").unwrap();
     assert!(template.render(&ChatInput::new(&messages)).unwrap().len() > 1_000_000);
 }
@@ -171,7 +275,10 @@ fn truncated_tokenizer_files_are_errors() {
         let trimmed = bytes.trim_ascii_end().len();
         for cut in (0..trimmed).step_by(97) {
             let error = Tokenizer::from_json("cut.json", &bytes[..cut]).unwrap_err();
-            assert!(matches!(&error, Error::InvalidJson { file, .. } if file == "cut.json"), "{name} {cut}: {error}");
+            assert!(
+                matches!(&error, Error::InvalidJson { file, .. } if file == "cut.json"),
+                "{name} {cut}: {error}"
+            );
         }
     }
 }
@@ -180,7 +287,12 @@ fn truncated_tokenizer_files_are_errors() {
 fn merges_that_yield_no_token_are_named() {
     let check = |model: &str, expected: &str| {
         let json = format!(r#"{{"added_tokens": [], "model": {model}}}"#);
-        assert_eq!(Tokenizer::from_json("t.json", json.as_bytes()).unwrap_err().to_string(), expected);
+        assert_eq!(
+            Tokenizer::from_json("t.json", json.as_bytes())
+                .unwrap_err()
+                .to_string(),
+            expected
+        );
     };
     check(
         r#"{"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}"#,
@@ -198,7 +310,9 @@ fn merges_that_yield_no_token_are_named() {
         "post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
         "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}]}}"#;
     assert_eq!(
-        Tokenizer::from_json("t.json", template.as_bytes()).unwrap_err().to_string(),
+        Tokenizer::from_json("t.json", template.as_bytes())
+            .unwrap_err()
+            .to_string(),
         "t.json: post_processor.single must be made of tokens from special_tokens, got \"<s>\""
     );
     check(r#"{"type": "BPE"}"#, "t.json:1:46: Missing vocab/merges");
@@ -211,8 +325,14 @@ fn replace(value: &mut Value, index: &mut usize, with: &Value) {
     }
     *index = index.wrapping_sub(1);
     match value {
-        Value::Array(items) => items.iter_mut().take(6).for_each(|item| replace(item, index, with)),
-        Value::Object(fields) => fields.values_mut().take(12).for_each(|item| replace(item, index, with)),
+        Value::Array(items) => items
+            .iter_mut()
+            .take(6)
+            .for_each(|item| replace(item, index, with)),
+        Value::Object(fields) => fields
+            .values_mut()
+            .take(12)
+            .for_each(|item| replace(item, index, with)),
         _ => {}
     }
 }

@@ -12,5 +12,4 @@ mod fixtures;
 mod folder;
 mod hostile;
 mod stream;
-mod zz_real;
 mod tokenizer_golden;

@@ -20,15 +20,24 @@ fn an_emoji_comes_out_whole() {
         let ids = tokenizer.encode("a 😀日 b", false).unwrap();
         let pieces = pieces(&tokenizer, &ids, true);
         assert_eq!(pieces.concat(), "a 😀日 b");
-        assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{name}: {pieces:?}");
-        assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() > 3, "{name}: {pieces:?}");
+        assert!(
+            pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
+            "{name}: {pieces:?}"
+        );
+        assert!(
+            pieces.iter().filter(|piece| !piece.is_empty()).count() > 3,
+            "{name}: {pieces:?}"
+        );
     }
 }
 
 #[test]
 fn ids_without_a_token_are_skipped() {
     let tokenizer = tokenizer("bytelevel_bpe");
-    assert_eq!(pieces(&tokenizer, &[u32::MAX, 43, 999_999], true).concat(), "H");
+    assert_eq!(
+        pieces(&tokenizer, &[u32::MAX, 43, 999_999], true).concat(),
+        "H"
+    );
 }
 
 proptest! {

@@ -27,8 +27,16 @@ fn tokenizer_files_encode_and_decode_like_the_reference() {
         assert_eq!(rows.len(), 44);
         for row in rows {
             let context = format!("{name}: {:?}", row.text);
-            assert_eq!(tokenizer.encode(&row.text, true).unwrap(), row.ids, "{context}");
-            assert_eq!(tokenizer.encode(&row.text, false).unwrap(), row.ids_no_special, "{context}");
+            assert_eq!(
+                tokenizer.encode(&row.text, true).unwrap(),
+                row.ids,
+                "{context}"
+            );
+            assert_eq!(
+                tokenizer.encode(&row.text, false).unwrap(),
+                row.ids_no_special,
+                "{context}"
+            );
             let encoded = tokenizer.encode_with_offsets(&row.text, true).unwrap();
             assert_eq!(encoded.ids, row.ids, "{context}");
             assert_eq!(encoded.ids.len(), row.tokens.len(), "{context}");
@@ -36,7 +44,10 @@ fn tokenizer_files_encode_and_decode_like_the_reference() {
                 let token = tokenizer.id_to_token(id).unwrap();
                 // For the unknown, the reference lists the normalized text itself.
                 let unknown = token == "<unk>" && tokenizer.token_to_id(expected).is_none();
-                assert!(token == *expected || unknown, "{context}: {token:?}, expected {expected:?}");
+                assert!(
+                    token == *expected || unknown,
+                    "{context}: {token:?}, expected {expected:?}"
+                );
             }
             let characters = |byte: usize| row.text[..byte].chars().count();
             let offsets: Vec<(usize, usize)> = encoded
@@ -45,8 +56,16 @@ fn tokenizer_files_encode_and_decode_like_the_reference() {
                 .map(|range| (characters(range.start), characters(range.end)))
                 .collect();
             assert_eq!(offsets, row.offsets, "{context}");
-            assert_eq!(tokenizer.decode(&row.ids, true).unwrap(), row.decoded, "{context}");
-            assert_eq!(tokenizer.decode(&row.ids, false).unwrap(), row.decoded_keep_special, "{context}");
+            assert_eq!(
+                tokenizer.decode(&row.ids, true).unwrap(),
+                row.decoded,
+                "{context}"
+            );
+            assert_eq!(
+                tokenizer.decode(&row.ids, false).unwrap(),
+                row.decoded_keep_special,
+                "{context}"
+            );
         }
     }
 }
@@ -77,11 +96,22 @@ fn header(file: &str) -> GgufVocab {
         by_id.push((id, token["content"].as_str().unwrap().to_owned(), 3));
     }
     by_id.sort();
-    let pair = |pair: &serde_json::Value| format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
+    let pair = |pair: &serde_json::Value| {
+        format!(
+            "{} {}",
+            pair[0].as_str().unwrap(),
+            pair[1].as_str().unwrap()
+        )
+    };
     GgufVocab {
         tokens: by_id.iter().map(|(_, token, _)| token.clone()).collect(),
         token_types: Some(by_id.iter().map(|(.., kind)| *kind).collect()),
-        merges: parsed["model"]["merges"].as_array().unwrap().iter().map(pair).collect(),
+        merges: parsed["model"]["merges"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(pair)
+            .collect(),
         add_bos_token: Some(false),
         ..GgufVocab::default()
     }
@@ -95,7 +125,11 @@ fn gguf_vocabularies_encode_and_decode_like_the_reference() {
         let mut vocab = header(&case.file);
         if case.model == "llama" {
             vocab.merges.clear();
-            vocab.scores = Some((0..vocab.tokens.len()).map(|id| -((id * 7919 % 1000) as f32)).collect());
+            vocab.scores = Some(
+                (0..vocab.tokens.len())
+                    .map(|id| -((id * 7919 % 1000) as f32))
+                    .collect(),
+            );
         }
         vocab.architecture = Some(case.architecture);
         vocab.model = case.model;
@@ -113,7 +147,11 @@ fn gguf_vocabularies_encode_and_decode_like_the_reference() {
 /// A header built from a tokenizer file, with the file's merges, gives the ids of the file.
 #[test]
 fn a_gguf_header_and_its_tokenizer_file_agree() {
-    for (file, pre) in [("smollm_bpe", "smollm"), ("bytelevel_bpe", "gpt-2"), ("llama3_bpe", "llama-bpe")] {
+    for (file, pre) in [
+        ("smollm_bpe", "smollm"),
+        ("bytelevel_bpe", "gpt-2"),
+        ("llama3_bpe", "llama-bpe"),
+    ] {
         let mut vocab = header(file);
         vocab.model = "gpt2".to_owned();
         vocab.pre = Some(pre.to_owned());

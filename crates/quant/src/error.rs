@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::bnb_layout::BnbLayoutError;
+use crate::config::BLOCK_SIZES;
 use crate::gguf::GgmlType;
 
 /// Result of this crate's fallible operations.
@@ -276,5 +278,72 @@ pub enum Error {
         expected: usize,
         /// The bytes given.
         got: usize,
+    },
+
+    /// A number that is infinite or not a number.
+    #[error("{what}[{index}] must be finite, got {value}")]
+    NonFinite {
+        /// What the number belongs to.
+        what: &'static str,
+        /// Its place there, counted in row-major order.
+        index: usize,
+        /// The number.
+        value: f32,
+    },
+
+    /// More or fewer elements than a shape or a format asks for.
+    #[error("{what} must have {expected} elements, got {got}")]
+    Length {
+        /// What has the wrong length.
+        what: &'static str,
+        /// The length it must have.
+        expected: usize,
+        /// The length it has.
+        got: usize,
+    },
+
+    /// A block size that no format has.
+    #[error("block_size must be one of {BLOCK_SIZES:?}, got {got}")]
+    BlockSize {
+        /// The block size.
+        got: usize,
+    },
+
+    /// Blocks of nothing.
+    #[error("block_size must not be zero")]
+    ZeroBlockSize,
+
+    /// Double quantization asked of a kind that has too few scales for it.
+    #[error("double_quant needs scales of blocks, int8_vectorwise has scales of rows")]
+    DoubleQuantOfRows,
+
+    /// Plain scales where nested ones were announced, or the other way round.
+    #[error("double_quant is {double_quant}, but the scales are not of that kind")]
+    ScalesKind {
+        /// What was announced.
+        double_quant: bool,
+    },
+
+    /// A shape without elements.
+    #[error("shape {shape:?} has no elements, there is nothing to quantize")]
+    EmptyShape {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+
+    /// A shape beyond any address.
+    #[error("the number of elements of shape {shape:?} overflows")]
+    ShapeOverflow {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+
+    /// A weight in bitsandbytes' layout that cannot be read or written.
+    #[error("weight `{weight}`: {source}")]
+    BnbLayout {
+        /// The weight.
+        weight: String,
+        /// What is wrong with it.
+        source: BnbLayoutError,
     },
 }

@@ -7,7 +7,11 @@
     reason = "tests fail by panicking"
 )]
 
+mod bnb_layout;
 mod gguf_bytes;
 mod gguf_golden;
 mod gguf_hostile;
 mod gguf_mutations;
+mod golden;
+mod quant_golden;
+mod quant_properties;

@@ -27,7 +27,9 @@ pub(super) fn fuel<'a>(entries: impl Iterator<Item = &'a Value>) -> u64 {
         count += 1;
         bytes = bytes.saturating_add(text_bytes(entry));
     }
-    BASE.saturating_add(count.saturating_mul(PER_ENTRY)).saturating_add(bytes / BYTES_PER_STEP).min(LARGEST)
+    BASE.saturating_add(count.saturating_mul(PER_ENTRY))
+        .saturating_add(bytes / BYTES_PER_STEP)
+        .min(LARGEST)
 }
 
 /// Bytes of text in a value, with one for everything that is no text.
@@ -37,22 +39,36 @@ fn text_bytes(value: &Value) -> u64 {
         Value::Array(items) => items.iter().map(text_bytes).fold(1, u64::saturating_add),
         Value::Object(fields) => fields
             .iter()
-            .map(|(key, value)| text_bytes(value).saturating_add(u64::try_from(key.len()).unwrap_or(u64::MAX)))
+            .map(|(key, value)| {
+                text_bytes(value).saturating_add(u64::try_from(key.len()).unwrap_or(u64::MAX))
+            })
             .fold(1, u64::saturating_add),
         _ => 1,
     }
 }
 
 /// Runs on a thread with a stack for values of as many levels as there are steps.
-pub(super) fn with_stack<T: Send>(template: &str, fuel: u64, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub(super) fn with_stack<T: Send>(
+    template: &str,
+    fuel: u64,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     let bytes = SMALLEST_STACK.saturating_add(fuel.saturating_mul(STACK_PER_STEP));
-    let failed = |reason: String| Error::TemplateRender { template: template.to_owned(), line: 0, reason };
+    let failed = |reason: String| Error::TemplateRender {
+        template: template.to_owned(),
+        line: 0,
+        reason,
+    };
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("chat-template".to_owned())
             .stack_size(usize::try_from(bytes).unwrap_or(usize::MAX))
             .spawn_scoped(scope, work)
-            .map_err(|error| failed(format!("cannot start a thread with {bytes} bytes of stack: {error}")))?
+            .map_err(|error| {
+                failed(format!(
+                    "cannot start a thread with {bytes} bytes of stack: {error}"
+                ))
+            })?
             .join()
             .unwrap_or_else(|_| Err(failed("the template engine panicked".to_owned())))
     })

@@ -6,12 +6,17 @@ use crate::error::{Error, Result};
 /// Prefixes a template with the macro that reads a message's text, so that each is complete in itself.
 macro_rules! with_text_macro {
     ($file:literal) => {
-        concat!(include_str!("builtin/text.jinja"), include_str!(concat!("builtin/", $file)))
+        concat!(
+            include_str!("builtin/text.jinja"),
+            include_str!(concat!("builtin/", $file))
+        )
     };
 }
 
 /// Names of the built-in templates.
-pub const BUILTIN_TEMPLATES: &[&str] = &["alpaca", "chatml", "gemma", "llama-2", "llama-3", "mistral", "zephyr"];
+pub const BUILTIN_TEMPLATES: &[&str] = &[
+    "alpaca", "chatml", "gemma", "llama-2", "llama-3", "mistral", "zephyr",
+];
 
 /// Names this many edits away are offered when a name is unknown.
 const NEAR: usize = 3;
@@ -39,14 +44,22 @@ impl ChatTemplate {
     /// - OpenAI 2023, ChatML; model cards of Llama-2-chat, Llama-3-Instruct, Mistral-7B-Instruct, Gemma-3 and Zephyr
     pub fn builtin(name: &str) -> Result<Self> {
         let wanted = normalized(name);
-        let known = BUILTIN_TEMPLATES.iter().find(|known| normalized(known) == wanted);
+        let known = BUILTIN_TEMPLATES
+            .iter()
+            .find(|known| normalized(known) == wanted);
         let unknown = || {
             let near = BUILTIN_TEMPLATES
                 .iter()
                 .copied()
-                .filter(|known| edits(&wanted, &normalized(known)) <= NEAR.min(wanted.len().saturating_sub(1)))
+                .filter(|known| {
+                    edits(&wanted, &normalized(known)) <= NEAR.min(wanted.len().saturating_sub(1))
+                })
                 .collect();
-            Error::UnknownTemplate { name: name.to_owned(), near, known: BUILTIN_TEMPLATES }
+            Error::UnknownTemplate {
+                name: name.to_owned(),
+                near,
+                known: BUILTIN_TEMPLATES,
+            }
         };
         let source = match known.copied() {
             Some("alpaca") => with_text_macro!("alpaca.jinja"),
@@ -63,7 +76,10 @@ impl ChatTemplate {
 }
 
 fn normalized(name: &str) -> String {
-    name.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).flat_map(char::to_lowercase).collect()
+    name.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' '))
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// Edit distance of two short words.
@@ -102,15 +118,28 @@ mod tests {
         let known = "(known: alpaca, chatml, gemma, llama-2, llama-3, mistral, zephyr)";
         assert_eq!(
             message("llama4"),
-            format!("no built-in chat template is called \"llama4\"; did you mean llama-2 or llama-3? {known}")
+            format!(
+                "no built-in chat template is called \"llama4\"; did you mean llama-2 or llama-3? {known}"
+            )
         );
-        assert_eq!(message("xyz"), format!("no built-in chat template is called \"xyz\" {known}"));
-        assert_eq!(message(""), format!("no built-in chat template is called \"\" {known}"));
+        assert_eq!(
+            message("xyz"),
+            format!("no built-in chat template is called \"xyz\" {known}")
+        );
+        assert_eq!(
+            message(""),
+            format!("no built-in chat template is called \"\" {known}")
+        );
     }
 
     #[test]
     fn edit_distance_is_exact() {
-        for (a, b, expected) in [("", "", 0), ("abc", "abc", 0), ("kitten", "sitting", 3), ("ab", "", 2)] {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("ab", "", 2),
+        ] {
             assert_eq!(edits(a, b), expected, "{a} {b}");
         }
     }

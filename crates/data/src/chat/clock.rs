@@ -5,10 +5,28 @@
 use std::fmt::Write as _;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+const WEEKDAYS: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
 const SECONDS_PER_DAY: i64 = 86_400;
 /// Seconds from the start of year 0 to the start of 1970, and to the end of year 9999.
 const FIRST_SECOND: i64 = -62_167_219_200;
@@ -35,7 +53,10 @@ impl CivilTime {
     /// Times outside of the years 0 to 9999 become the first or last second of that span.
     pub fn from_unix(seconds: i64) -> Self {
         let seconds = seconds.clamp(FIRST_SECOND, LAST_SECOND);
-        Self { days: seconds.div_euclid(SECONDS_PER_DAY), second_of_day: seconds.rem_euclid(SECONDS_PER_DAY) }
+        Self {
+            days: seconds.div_euclid(SECONDS_PER_DAY),
+            second_of_day: seconds.rem_euclid(SECONDS_PER_DAY),
+        }
     }
 
     /// Formats like Python's `datetime.strftime` in the C locale.
@@ -44,13 +65,24 @@ impl CivilTime {
     /// The first directive that is not known, such as `%Q`.
     pub fn strftime(&self, format: &str) -> Result<String, String> {
         let (year, month, day) = self.date();
-        let (hour, minute, second) =
-            (self.second_of_day / 3600, self.second_of_day / 60 % 60, self.second_of_day % 60);
+        let (hour, minute, second) = (
+            self.second_of_day / 3600,
+            self.second_of_day / 60 % 60,
+            self.second_of_day % 60,
+        );
         let hour12 = if hour % 12 == 0 { 12 } else { hour % 12 };
-        let month_name = usize::try_from(month - 1).ok().and_then(|index| MONTHS.get(index)).copied().unwrap_or("");
+        let month_name = usize::try_from(month - 1)
+            .ok()
+            .and_then(|index| MONTHS.get(index))
+            .copied()
+            .unwrap_or("");
         // 1 January 1970 was a Thursday.
         let weekday = (self.days + 3).rem_euclid(7);
-        let weekday_name = usize::try_from(weekday).ok().and_then(|index| WEEKDAYS.get(index)).copied().unwrap_or("");
+        let weekday_name = usize::try_from(weekday)
+            .ok()
+            .and_then(|index| WEEKDAYS.get(index))
+            .copied()
+            .unwrap_or("");
         let mut out = String::new();
         let mut chars = format.chars();
         while let Some(c) = chars.next() {
@@ -85,7 +117,11 @@ impl CivilTime {
                 Some('w') => number((weekday + 1) % 7, 1),
                 Some('u') => number(weekday + 1, 1),
                 Some('e') => {
-                    let _ = if padded { write!(out, "{day:2}") } else { write!(out, "{day}") };
+                    let _ = if padded {
+                        write!(out, "{day:2}")
+                    } else {
+                        write!(out, "{day}")
+                    };
                 }
                 Some('B') => out.push_str(month_name),
                 Some('b' | 'h') => out.push_str(&month_name[..3]),
@@ -122,7 +158,11 @@ impl CivilTime {
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let month = if month_from_march < 10 {
+            month_from_march + 3
+        } else {
+            month_from_march - 9
+        };
         (year_of_era + era * 400 + i64::from(month <= 2), month, day)
     }
 }
@@ -145,13 +185,23 @@ mod tests {
     fn directives_print_what_python_prints() {
         // datetime.utcfromtimestamp(1709164805): 2024-02-29 00:00:05, a Thursday, day 60 of the year.
         let time = CivilTime::from_unix(1_709_164_805);
-        let check = |format: &str, expected: &str| assert_eq!(time.strftime(format).unwrap(), expected);
+        let check =
+            |format: &str, expected: &str| assert_eq!(time.strftime(format).unwrap(), expected);
         check("%Y-%m-%d %H:%M:%S", "2024-02-29 00:00:05");
-        check("%d %b %Y|%B|%A|%a|%j|%w|%u", "29 Feb 2024|February|Thursday|Thu|060|4|4");
+        check(
+            "%d %b %Y|%B|%A|%a|%j|%w|%u",
+            "29 Feb 2024|February|Thursday|Thu|060|4|4",
+        );
         check("%I:%M %p %y %-d %-m %e 100%%", "12:00 AM 24 29 2 29 100%");
-        check("%F %T %D %c %z%Z", "2024-02-29 00:00:05 02/29/24 Thu Feb 29 00:00:05 2024 ");
+        check(
+            "%F %T %D %c %z%Z",
+            "2024-02-29 00:00:05 02/29/24 Thu Feb 29 00:00:05 2024 ",
+        );
         check("é %", "é %");
-        assert_eq!(time.strftime("%Q").unwrap_err(), "strftime does not know %Q");
+        assert_eq!(
+            time.strftime("%Q").unwrap_err(),
+            "strftime does not know %Q"
+        );
     }
 
     #[test]

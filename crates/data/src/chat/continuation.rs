@@ -15,12 +15,22 @@ const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 /// - reference: transformers `utils/chat_template_utils.py::render_jinja_template`
 pub(super) fn render(template: &ChatTemplate, input: &ChatInput<'_>) -> Result<String> {
     if input.add_generation_prompt {
-        return Err(Error::ConflictingOptions { first: "continue_final_message", second: "add_generation_prompt" });
+        return Err(Error::ConflictingOptions {
+            first: "continue_final_message",
+            second: "add_generation_prompt",
+        });
     }
-    let fail = |reason| Error::ContinueFinalMessage { template: template.name().to_owned(), reason };
-    let mut messages = message_values(input.messages)
-        .map_err(|error| Error::InvalidMessage { index: 0, reason: error.to_string() })?;
-    let last = messages.last_mut().ok_or_else(|| fail("the conversation is empty"))?;
+    let fail = |reason| Error::ContinueFinalMessage {
+        template: template.name().to_owned(),
+        reason,
+    };
+    let mut messages = message_values(input.messages).map_err(|error| Error::InvalidMessage {
+        index: 0,
+        reason: error.to_string(),
+    })?;
+    let last = messages
+        .last_mut()
+        .ok_or_else(|| fail("the conversation is empty"))?;
     let text = last_text(last).ok_or_else(|| fail("it has no text"))?;
     let content = text.trim().to_owned();
     text.push_str(TAG);
@@ -40,10 +50,13 @@ pub(super) fn render(template: &ChatTemplate, input: &ChatInput<'_>) -> Result<S
 fn last_text(message: &mut Value) -> Option<&mut String> {
     match message.get_mut("content")? {
         Value::String(text) => Some(text),
-        Value::Array(parts) => parts.iter_mut().rev().find_map(|part| match part.get_mut("text") {
-            Some(Value::String(text)) => Some(text),
-            _ => None,
-        }),
+        Value::Array(parts) => parts
+            .iter_mut()
+            .rev()
+            .find_map(|part| match part.get_mut("text") {
+                Some(Value::String(text)) => Some(text),
+                _ => None,
+            }),
         _ => None,
     }
 }

@@ -17,7 +17,12 @@ struct Raised(String);
 /// An environment without templates.
 pub(super) fn environment() -> Result<Environment<'static>, JinjaError> {
     let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(unknown_method);
     // What prints values with an indentation, or all variables, costs more than its steps.
@@ -32,7 +37,8 @@ pub(super) fn environment() -> Result<Environment<'static>, JinjaError> {
 /// `strftime_now` for a given time; templates without it see the function as undefined.
 pub(super) fn strftime_now(now: CivilTime) -> Value {
     Value::from_function(move |format: &str| {
-        now.strftime(format).map_err(|reason| JinjaError::new(ErrorKind::InvalidOperation, reason))
+        now.strftime(format)
+            .map_err(|reason| JinjaError::new(ErrorKind::InvalidOperation, reason))
     })
 }
 
@@ -73,19 +79,36 @@ fn unknown_method(
 pub(super) fn typed_error(template: &str, fuel: u64, error: &JinjaError) -> Error {
     let template = template.to_owned();
     let line = error.line().unwrap_or(0);
-    let raised = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
+    let raised =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<Raised>());
     if let Some(Raised(message)) = raised {
-        return Error::TemplateRaised { template, line, message: message.clone() };
+        return Error::TemplateRaised {
+            template,
+            line,
+            message: message.clone(),
+        };
     }
     let reason = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
     match error.kind() {
-        ErrorKind::OutOfFuel => Error::TemplateFuel { template, line, fuel },
+        ErrorKind::OutOfFuel => Error::TemplateFuel {
+            template,
+            line,
+            fuel,
+        },
         ErrorKind::SyntaxError | ErrorKind::BadEscape | ErrorKind::InvalidDelimiter => {
-            Error::TemplateSyntax { template, line, reason }
+            Error::TemplateSyntax {
+                template,
+                line,
+                reason,
+            }
         }
-        _ => Error::TemplateRender { template, line, reason },
+        _ => Error::TemplateRender {
+            template,
+            line,
+            reason,
+        },
     }
 }

@@ -77,7 +77,9 @@ impl<'a> ChatInput<'a> {
     #[must_use]
     pub fn special_tokens(mut self, special: &SpecialTokens) -> Self {
         for (name, token) in special.named() {
-            self.variables.entry(name).or_insert_with(|| Value::from(token.text.as_str()));
+            self.variables
+                .entry(name)
+                .or_insert_with(|| Value::from(token.text.as_str()));
         }
         self
     }
@@ -114,9 +116,13 @@ pub(super) fn message_values(messages: &[Message]) -> Result<Vec<Value>, serde_j
 }
 
 fn alias_reasoning(message: &mut Map<String, Value>) {
-    let reasoning = REASONING_KEYS.iter().find_map(|key| message.get(*key).filter(|value| !value.is_null()));
+    let reasoning = REASONING_KEYS
+        .iter()
+        .find_map(|key| message.get(*key).filter(|value| !value.is_null()));
     if let Some(reasoning) = reasoning.cloned() {
-        message.entry("thinking").or_insert_with(|| reasoning.clone());
+        message
+            .entry("thinking")
+            .or_insert_with(|| reasoning.clone());
         message.insert("reasoning_content".to_owned(), reasoning);
     }
 }

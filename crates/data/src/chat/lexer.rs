@@ -36,17 +36,28 @@ pub fn rewrite_generation_tags(template: &str) -> RewrittenTemplate {
     for piece in pieces(template) {
         match piece {
             Piece::Block(text) => match Tag::parse(text) {
-                Some(Tag { before, name: "generation", after }) => {
+                Some(Tag {
+                    before,
+                    name: "generation",
+                    after,
+                }) => {
                     generation_tags += 1;
                     source.extend([before, "filter ", FILTER, "(", MARK_VARIABLE, ")", after]);
                 }
-                Some(Tag { before, name: "endgeneration", after }) => source.extend([before, "endfilter", after]),
+                Some(Tag {
+                    before,
+                    name: "endgeneration",
+                    after,
+                }) => source.extend([before, "endfilter", after]),
                 _ => source.push_str(text),
             },
             Piece::Text(text) | Piece::Expression(text) => source.push_str(text),
         }
     }
-    RewrittenTemplate { source, generation_tags }
+    RewrittenTemplate {
+        source,
+        generation_tags,
+    }
 }
 
 /// A part of a template; put together, the parts are the template.
@@ -62,7 +73,10 @@ pub(super) enum Piece<'a> {
 
 /// Cuts a template into its pieces.
 pub(super) fn pieces(template: &str) -> Pieces<'_> {
-    Pieces { rest: template, raw: false }
+    Pieces {
+        rest: template,
+        raw: false,
+    }
 }
 
 #[derive(Debug)]
@@ -91,7 +105,9 @@ impl<'a> Iterator for Pieces<'a> {
         }
         Some(match self.rest.as_bytes().get(1) {
             Some(b'#') => {
-                let end = self.rest[2..].find("#}").map_or(self.rest.len(), |end| end + 4);
+                let end = self.rest[2..]
+                    .find("#}")
+                    .map_or(self.rest.len(), |end| end + 4);
                 Piece::Text(self.take(end))
             }
             Some(b'{') => Piece::Expression(self.take(tag_end(self.rest, "}}"))),
@@ -126,17 +142,25 @@ impl<'a> Tag<'a> {
         let inner = tag.strip_prefix("{%")?;
         let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner).trim_start();
         let before = &tag[..tag.len() - inner.len()];
-        let length = inner.find(|c: char| !(c == '_' || c.is_alphanumeric())).unwrap_or(inner.len());
+        let length = inner
+            .find(|c: char| !(c == '_' || c.is_alphanumeric()))
+            .unwrap_or(inner.len());
         let (name, after) = inner.split_at(length);
         let close = after.trim_start();
         let close = close.strip_prefix(['-', '+']).unwrap_or(close);
-        (close == "%}").then_some(Self { before, name, after })
+        (close == "%}").then_some(Self {
+            before,
+            name,
+            after,
+        })
     }
 }
 
 /// Start of the next `{{`, `{%` or `{#`.
 fn find_marker(text: &str) -> Option<usize> {
-    text.as_bytes().windows(2).position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
+    text.as_bytes()
+        .windows(2)
+        .position(|pair| matches!(pair, b"{{" | b"{%" | b"{#"))
 }
 
 /// Length of a raw block's inside: up to `{% endraw %}`, or to the end when nothing closes it.
@@ -200,10 +224,26 @@ mod tests {
 
     #[test]
     fn tags_keep_their_whitespace_marks() {
-        check("a{% generation %}b{% endgeneration %}c", "a{% GEN %}b{% endfilter %}c", 1);
-        check("{%- generation -%}x{%- endgeneration -%}", "{%- GEN -%}x{%- endfilter -%}", 1);
-        check("{%+generation+%}x{%+endgeneration+%}", "{%+GEN+%}x{%+endfilter+%}", 1);
-        check("{%-\n  generation\n-%}x{% endgeneration%}", "{%-\n  GEN\n-%}x{% endfilter%}", 1);
+        check(
+            "a{% generation %}b{% endgeneration %}c",
+            "a{% GEN %}b{% endfilter %}c",
+            1,
+        );
+        check(
+            "{%- generation -%}x{%- endgeneration -%}",
+            "{%- GEN -%}x{%- endfilter -%}",
+            1,
+        );
+        check(
+            "{%+generation+%}x{%+endgeneration+%}",
+            "{%+GEN+%}x{%+endfilter+%}",
+            1,
+        );
+        check(
+            "{%-\n  generation\n-%}x{% endgeneration%}",
+            "{%-\n  GEN\n-%}x{% endfilter%}",
+            1,
+        );
     }
 
     #[test]

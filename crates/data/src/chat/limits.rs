@@ -20,10 +20,18 @@ pub(super) fn exceeded(template: &str) -> Option<(usize, String)> {
             Piece::Text(text) => text,
             Piece::Expression(tag) | Piece::Block(tag) => {
                 if longest_chain(tag) > MAX_CHAIN {
-                    return Some((line, format!("an expression has a chain of more than {MAX_CHAIN} operators")));
+                    return Some((
+                        line,
+                        format!("an expression has a chain of more than {MAX_CHAIN} operators"),
+                    ));
                 }
                 let inner = tag.get(2..).unwrap_or_default();
-                elifs += usize::from(inner.trim_start_matches(['-', '+']).trim_start().starts_with("elif"));
+                elifs += usize::from(
+                    inner
+                        .trim_start_matches(['-', '+'])
+                        .trim_start()
+                        .starts_with("elif"),
+                );
                 if elifs > MAX_ELIF {
                     return Some((line, format!("there are more than {MAX_ELIF} elif tags")));
                 }
@@ -86,10 +94,14 @@ fn longest_chain(tag: &str) -> usize {
 
 /// Whether a word of the expression language starts here that makes the tree deeper.
 fn is_operator_word(text: &[u8]) -> bool {
-    ["not", "and", "or", "is", "in", "if", "else"].iter().any(|word| {
-        text.starts_with(word.as_bytes())
-            && !text.get(word.len()).is_some_and(|next| next.is_ascii_alphanumeric() || *next == b'_')
-    })
+    ["not", "and", "or", "is", "in", "if", "else"]
+        .iter()
+        .any(|word| {
+            text.starts_with(word.as_bytes())
+                && !text
+                    .get(word.len())
+                    .is_some_and(|next| next.is_ascii_alphanumeric() || *next == b'_')
+        })
 }
 
 #[cfg(test)]
@@ -116,10 +128,19 @@ mod tests {
         let list = format!("a\n{{{{ [{}] }}}}", vec!["x|trim.y"; 5000].join(", "));
         assert_eq!(exceeded(&list), None);
         let chain = format!("a\n{{{{ x{} }}}}", "|trim".repeat(501));
-        assert_eq!(exceeded(&chain), Some((2, "an expression has a chain of more than 500 operators".to_owned())));
+        assert_eq!(
+            exceeded(&chain),
+            Some((
+                2,
+                "an expression has a chain of more than 500 operators".to_owned()
+            ))
+        );
         let calls = format!("{{{{ x{} }}}}", ".f(a, b)".repeat(501));
         assert!(exceeded(&calls).is_some());
         let elifs = format!("{{% if a %}}{}{{% endif %}}", "{%- elif b %}".repeat(501));
-        assert_eq!(exceeded(&elifs), Some((1, "there are more than 500 elif tags".to_owned())));
+        assert_eq!(
+            exceeded(&elifs),
+            Some((1, "there are more than 500 elif tags".to_owned()))
+        );
     }
 }

@@ -30,9 +30,15 @@ impl RenderedChat {
         let encoded = tokenizer.encode_with_offsets(&self.text, false)?;
         let mut assistant_mask = vec![false; encoded.ids.len()];
         for (marked, offset) in assistant_mask.iter_mut().zip(&encoded.offsets) {
-            *marked = self.assistant_spans.iter().any(|span| touches(span, offset));
+            *marked = self
+                .assistant_spans
+                .iter()
+                .any(|span| touches(span, offset));
         }
-        Ok(EncodedChat { ids: encoded.ids, assistant_mask })
+        Ok(EncodedChat {
+            ids: encoded.ids,
+            assistant_mask,
+        })
     }
 }
 
@@ -45,7 +51,12 @@ impl ChatTemplate {
     pub fn encode(&self, input: &ChatInput<'_>, tokenizer: &Tokenizer) -> Result<EncodedChat> {
         let encoded = self.render_with_spans(input)?.encode(tokenizer)?;
         let (template, tokens) = (self.name().to_owned(), encoded.ids.len());
-        match encoded.assistant_mask.iter().filter(|&&marked| marked).count() {
+        match encoded
+            .assistant_mask
+            .iter()
+            .filter(|&&marked| marked)
+            .count()
+        {
             0 => Err(Error::AssistantMaskEmpty { template, tokens }),
             marked if marked == tokens => Err(Error::AssistantMaskFull { template, tokens }),
             _ => Ok(encoded),

@@ -34,16 +34,26 @@ impl ChatTemplate {
     /// assistant message in a way that cannot be traced.
     pub fn render_with_spans(&self, input: &ChatInput<'_>) -> Result<RenderedChat> {
         let (text, assistant_spans) = if input.continue_final_message {
-            return Err(Error::ConflictingOptions { first: "continue_final_message", second: "assistant spans" });
+            return Err(Error::ConflictingOptions {
+                first: "continue_final_message",
+                second: "assistant spans",
+            });
         } else if self.has_generation_tags() {
             let mark = unused_character(self, input)?;
-            remove_marks(&self.render_marked(input, Some(mark.encode_utf8(&mut [0; 4])))?, mark)
+            remove_marks(
+                &self.render_marked(input, Some(mark.encode_utf8(&mut [0; 4])))?,
+                mark,
+            )
         } else {
             let text = self.render(input)?;
             let spans = traced_spans(self, input, &text)?;
             (text, spans)
         };
-        Ok(RenderedChat { template: self.name().to_owned(), text, assistant_spans })
+        Ok(RenderedChat {
+            template: self.name().to_owned(),
+            text,
+            assistant_spans,
+        })
     }
 }
 
@@ -52,14 +62,28 @@ impl ChatTemplate {
 /// Unicode's non-characters, which are meant for use inside of a program, come first, then a private plane.
 fn unused_character(template: &ChatTemplate, input: &ChatInput<'_>) -> Result<char> {
     let candidates = || ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}');
-    let json = serde_json::to_string(&(input.messages, input.tools, input.documents, &input.variables))
-        .map_err(|error| Error::InvalidMessage { index: 0, reason: error.to_string() })?;
-    let is_candidate = |c: &char| matches!(c, '\u{fdd0}'..='\u{fdef}' | '\u{f0000}'..='\u{ffffd}');
-    let used: HashSet<char> = json.chars().chain(template.source().chars()).filter(is_candidate).collect();
-    candidates().find(|c| !used.contains(c)).ok_or_else(|| Error::InvalidMessage {
+    let json = serde_json::to_string(&(
+        input.messages,
+        input.tools,
+        input.documents,
+        &input.variables,
+    ))
+    .map_err(|error| Error::InvalidMessage {
         index: 0,
-        reason: "the conversation uses every private character there is".to_owned(),
-    })
+        reason: error.to_string(),
+    })?;
+    let is_candidate = |c: &char| matches!(c, '\u{fdd0}'..='\u{fdef}' | '\u{f0000}'..='\u{ffffd}');
+    let used: HashSet<char> = json
+        .chars()
+        .chain(template.source().chars())
+        .filter(is_candidate)
+        .collect();
+    candidates()
+        .find(|c| !used.contains(c))
+        .ok_or_else(|| Error::InvalidMessage {
+            index: 0,
+            reason: "the conversation uses every private character there is".to_owned(),
+        })
 }
 
 /// Takes the marks out of a text; what lies between an opening and its closing mark becomes a span.
@@ -86,14 +110,24 @@ fn remove_marks(marked: &str, mark: char) -> (String, Vec<Range<usize>>) {
 }
 
 /// Finds the assistant's spans by rendering the conversation in parts.
-fn traced_spans(template: &ChatTemplate, input: &ChatInput<'_>, text: &str) -> Result<Vec<Range<usize>>> {
+fn traced_spans(
+    template: &ChatTemplate,
+    input: &ChatInput<'_>,
+    text: &str,
+) -> Result<Vec<Range<usize>>> {
     let mut spans: Vec<Range<usize>> = Vec::new();
     let probe = unused_character(template, input)?;
     for (index, message) in input.messages.iter().enumerate() {
         if message.role != "assistant" {
             continue;
         }
-        let trace = Trace { template, input, text, index, probe };
+        let trace = Trace {
+            template,
+            input,
+            text,
+            index,
+            probe,
+        };
         let span = trace.by_prefix().or_else(|| trace.by_probe(message));
         let span = span.ok_or_else(|| Error::AssistantSpanNotFound {
             template: template.name().to_owned(),
@@ -117,7 +151,10 @@ struct Trace<'a> {
 
 impl Trace<'_> {
     fn render(&self, messages: &[Message], generation_prompt: bool) -> Option<String> {
-        let input = self.input.with_messages(messages).generation_prompt(generation_prompt);
+        let input = self
+            .input
+            .with_messages(messages)
+            .generation_prompt(generation_prompt);
         self.template.render(&input).ok()
     }
 
@@ -130,7 +167,8 @@ impl Trace<'_> {
             return None;
         }
         let through = self.render(&self.input.messages[..=self.index], false)?;
-        (through.starts_with(&prompt) && self.text.starts_with(&through)).then_some(prompt.len()..through.len())
+        (through.starts_with(&prompt) && self.text.starts_with(&through))
+            .then_some(prompt.len()..through.len())
     }
 
     /// The message is what changes when its content is replaced.
@@ -140,7 +178,10 @@ impl Trace<'_> {
         };
         let mut messages = self.input.messages.to_vec();
         messages[self.index].content = Content::Text(self.probe.to_string());
-        let all = self.input.with_messages(&messages).generation_prompt(self.input.add_generation_prompt);
+        let all = self
+            .input
+            .with_messages(&messages)
+            .generation_prompt(self.input.add_generation_prompt);
         let probed = self.template.render(&all).ok()?;
         let probe = probed.find(self.probe)?;
         let after = &probed[probe + self.probe.len_utf8()..];
@@ -180,7 +221,11 @@ impl Trace<'_> {
         match self.render(before, true) {
             Some(prompt) if prompt.len() <= start && self.text.starts_with(&prompt) => {
                 let plain = self.render(before, false).map_or(0, |plain| plain.len());
-                if plain < prompt.len() { prompt.len() } else { start }
+                if plain < prompt.len() {
+                    prompt.len()
+                } else {
+                    start
+                }
             }
             _ => start,
         }
@@ -189,7 +234,11 @@ impl Trace<'_> {
 
 /// Length of the longest common prefix in bytes, at a character boundary of both.
 fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
+    a.chars()
+        .zip(b.chars())
+        .take_while(|(a, b)| a == b)
+        .map(|(a, _)| a.len_utf8())
+        .sum()
 }
 
 /// The span without trailing white space.
@@ -204,8 +253,13 @@ mod tests {
 
     fn spans(template: &str, messages: &[Message]) -> Vec<String> {
         let template = ChatTemplate::new("test", template).unwrap();
-        let chat = template.render_with_spans(&ChatInput::new(messages)).unwrap();
-        chat.assistant_spans.iter().map(|span| chat.text[span.clone()].to_owned()).collect()
+        let chat = template
+            .render_with_spans(&ChatInput::new(messages))
+            .unwrap();
+        chat.assistant_spans
+            .iter()
+            .map(|span| chat.text[span.clone()].to_owned())
+            .collect()
     }
 
     #[test]
@@ -213,7 +267,12 @@ mod tests {
         let template = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}\
                         {% endgeneration %}{% else %}{{ m.content }}{% endif %}|{% endfor %}";
         let evil = "\u{fdd0}<x\u{fdd0}>\u{fdd0}\u{fdd0}<";
-        let messages = [Message::user(evil), Message::assistant("a"), Message::user("a"), Message::assistant(evil)];
+        let messages = [
+            Message::user(evil),
+            Message::assistant("a"),
+            Message::user("a"),
+            Message::assistant(evil),
+        ];
         assert_eq!(spans(template, &messages), ["a", evil]);
     }
 
@@ -221,15 +280,25 @@ mod tests {
     fn generation_tags_work_inside_macros() {
         let template = "{% macro turn(m) %}{% generation %}{{ m.content }}{% endgeneration %};{% endmacro %}\
                         {% for m in messages %}{{ turn(m) }}{% endfor %}";
-        assert_eq!(spans(template, &[Message::assistant("a"), Message::assistant("b")]), ["a", "b"]);
+        assert_eq!(
+            spans(
+                template,
+                &[Message::assistant("a"), Message::assistant("b")]
+            ),
+            ["a", "b"]
+        );
     }
 
     #[test]
     fn turns_without_a_generation_prompt_are_found_by_their_content() {
         let template = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
                         {% else %} {{ m.content | trim }} </s>{% endif %}{% endfor %}";
-        let messages =
-            [Message::user("a"), Message::assistant(" a "), Message::user("a"), Message::assistant("a </s>")];
+        let messages = [
+            Message::user("a"),
+            Message::assistant(" a "),
+            Message::user("a"),
+            Message::assistant("a </s>"),
+        ];
         assert_eq!(spans(template, &messages), ["a </s>", "a </s> </s>"]);
     }
 
@@ -237,14 +306,27 @@ mod tests {
     fn an_end_of_conversation_mark_is_not_part_of_earlier_turns() {
         let template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}\
                         {% if add_generation_prompt %}<|assistant|>\n{% else %}<|endoftext|>{% endif %}";
-        let messages = [Message::user("a"), Message::assistant("b"), Message::user("c"), Message::assistant("d")];
-        assert_eq!(spans(template, &messages), ["b<|end|>", "d<|end|>\n<|endoftext|>"]);
+        let messages = [
+            Message::user("a"),
+            Message::assistant("b"),
+            Message::user("c"),
+            Message::assistant("d"),
+        ];
+        assert_eq!(
+            spans(template, &messages),
+            ["b<|end|>", "d<|end|>\n<|endoftext|>"]
+        );
     }
 
     #[test]
     fn a_message_that_the_template_drops_cannot_be_traced() {
         let template = ChatTemplate::new("drop", "{{ messages | length }}").unwrap();
-        let error = template.render_with_spans(&ChatInput::new(&[Message::assistant("x")])).unwrap_err();
-        assert!(matches!(error, Error::AssistantSpanNotFound { index: 0, .. }), "{error}");
+        let error = template
+            .render_with_spans(&ChatInput::new(&[Message::assistant("x")]))
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::AssistantSpanNotFound { index: 0, .. }),
+            "{error}"
+        );
     }
 }

@@ -9,8 +9,8 @@ use minijinja::{Environment, Value};
 use super::budget;
 use super::environment::{environment, strftime_now, typed_error};
 use super::input::{ChatInput, message_values};
-use super::limits;
 use super::lexer::{MARK_VARIABLE, rewrite_generation_tags};
+use super::limits;
 use crate::error::{Error, Result};
 use crate::tokenizer::folder;
 
@@ -41,21 +41,37 @@ impl ChatTemplate {
     pub fn new(name: impl Into<String>, source: impl Into<String>) -> Result<Self> {
         let (name, source) = (name.into(), source.into());
         if source.len() > MAX_TEMPLATE_BYTES {
-            return Err(Error::TemplateTooLarge { template: name, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
+            return Err(Error::TemplateTooLarge {
+                template: name,
+                bytes: source.len(),
+                limit: MAX_TEMPLATE_BYTES,
+            });
         }
         // Jinja reads every kind of line end as a line feed.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         if let Some((line, reason)) = limits::exceeded(&source) {
-            return Err(Error::TemplateSyntax { template: name, line, reason });
+            return Err(Error::TemplateSyntax {
+                template: name,
+                line,
+                reason,
+            });
         }
         let rewritten = rewrite_generation_tags(&source);
         let environment = budget::with_stack(&name, 0, || {
             let fail = |error: &minijinja::Error| typed_error(&name, 0, error);
             let mut environment = environment().map_err(|error| fail(&error))?;
-            environment.add_template_owned(NAME, rewritten.source).map_err(|error| fail(&error))?;
+            environment
+                .add_template_owned(NAME, rewritten.source)
+                .map_err(|error| fail(&error))?;
             Ok(environment)
         })?;
-        Ok(Self { name, source, generation_tags: rewritten.generation_tags, fuel: None, environment })
+        Ok(Self {
+            name,
+            source,
+            generation_tags: rewritten.generation_tags,
+            fuel: None,
+            environment,
+        })
     }
 
     /// The default template of a model folder: `chat_template.jinja`, else `chat_template.json`, else the
@@ -65,7 +81,9 @@ impl ChatTemplate {
     /// [`Error::Io`], [`Error::InvalidJson`] or [`Error::InvalidField`] when a file is unreadable, and the errors of
     /// [`Self::new`].
     pub fn from_folder(folder: &Path) -> Result<Option<Self>> {
-        folder::chat_template(folder)?.map(|(file, source)| Self::new(file, source)).transpose()
+        folder::chat_template(folder)?
+            .map(|(file, source)| Self::new(file, source))
+            .transpose()
     }
 
     /// Sets the number of steps that a rendering may take, in place of a budget in proportion to the conversation.
@@ -108,9 +126,15 @@ impl ChatTemplate {
     }
 
     /// Renders with marks around the assistant's text, or without.
-    pub(super) fn render_marked(&self, input: &ChatInput<'_>, mark: Option<&str>) -> Result<String> {
-        let messages = message_values(input.messages)
-            .map_err(|error| Error::InvalidMessage { index: 0, reason: error.to_string() })?;
+    pub(super) fn render_marked(
+        &self,
+        input: &ChatInput<'_>,
+        mark: Option<&str>,
+    ) -> Result<String> {
+        let messages = message_values(input.messages).map_err(|error| Error::InvalidMessage {
+            index: 0,
+            reason: error.to_string(),
+        })?;
         self.render_values(input, &messages, mark)
     }
 
@@ -121,10 +145,18 @@ impl ChatTemplate {
         messages: &[serde_json::Value],
         mark: Option<&str>,
     ) -> Result<String> {
-        let others = [input.tools, input.documents].into_iter().flatten().flatten();
-        let fuel = self
-            .fuel
-            .unwrap_or_else(|| budget::fuel(messages.iter().chain(others).chain(input.variables.values())));
+        let others = [input.tools, input.documents]
+            .into_iter()
+            .flatten()
+            .flatten();
+        let fuel = self.fuel.unwrap_or_else(|| {
+            budget::fuel(
+                messages
+                    .iter()
+                    .chain(others)
+                    .chain(input.variables.values()),
+            )
+        });
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
         budget::with_stack(&self.name, fuel, || {
@@ -138,12 +170,18 @@ impl ChatTemplate {
 
 /// The variables that a template sees.
 fn context(input: &ChatInput<'_>, messages: &[serde_json::Value], mark: Option<&str>) -> Value {
-    let mut context: Vec<(&str, Value)> =
-        input.variables.iter().map(|(name, value)| (name.as_str(), to_value(value))).collect();
+    let mut context: Vec<(&str, Value)> = input
+        .variables
+        .iter()
+        .map(|(name, value)| (name.as_str(), to_value(value)))
+        .collect();
     context.push(("messages", to_value(messages)));
     context.push(("tools", to_value(input.tools)));
     context.push(("documents", to_value(input.documents)));
-    context.push(("add_generation_prompt", Value::from(input.add_generation_prompt)));
+    context.push((
+        "add_generation_prompt",
+        Value::from(input.add_generation_prompt),
+    ));
     context.extend(input.now.map(|now| ("strftime_now", strftime_now(now))));
     context.extend(mark.map(|mark| (MARK_VARIABLE, Value::from(mark))));
     Value::from_pairs(context)

@@ -11,7 +11,10 @@ use minijinja::{Error, ErrorKind, State};
 const MAX_DEPTH: usize = 128;
 
 /// `tojson(value, ensure_ascii=false, indent=none, separators=none, sort_keys=false)`.
-#[expect(clippy::needless_pass_by_value, reason = "the signature of a minijinja filter")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature of a minijinja filter"
+)]
 pub(super) fn tojson(
     state: &State<'_, '_>,
     value: &Value,
@@ -23,13 +26,19 @@ pub(super) fn tojson(
         Some(value) => indentation(&value)?,
         None => None,
     };
-    let (item, key) = match kwargs.get::<Option<Value>>("separators")?.filter(|value| !value.is_none()) {
+    let (item, key) = match kwargs
+        .get::<Option<Value>>("separators")?
+        .filter(|value| !value.is_none())
+    {
         Some(pair) => {
             let part = |index: usize| Ok::<_, Error>(pair.get_item_by_index(index)?.to_string());
             (part(0)?, part(1)?)
         }
         // json.dumps drops the space after a comma that ends a line.
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        None => (
+            if indent.is_some() { "," } else { ", " }.to_owned(),
+            ": ".to_owned(),
+        ),
     };
     let flag = |given: Option<bool>, name: &str| match given {
         Some(given) => Ok(given),
@@ -54,8 +63,11 @@ fn indentation(value: &Value) -> Result<Option<String>, Error> {
         ValueKind::None | ValueKind::Undefined => Ok(None),
         ValueKind::String => Ok(Some(value.to_string())),
         _ => {
-            let spaces = usize::try_from(value.clone()).ok().filter(|&spaces| spaces <= 64);
-            let spaces = spaces.ok_or_else(|| invalid(format!("tojson cannot indent by {value}")))?;
+            let spaces = usize::try_from(value.clone())
+                .ok()
+                .filter(|&spaces| spaces <= 64);
+            let spaces =
+                spaces.ok_or_else(|| invalid(format!("tojson cannot indent by {value}")))?;
             Ok(Some(" ".repeat(spaces)))
         }
     }
@@ -70,9 +82,17 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(&self, state: &State<'_, '_>, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    fn write(
+        &self,
+        state: &State<'_, '_>,
+        out: &mut String,
+        value: &Value,
+        depth: usize,
+    ) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(invalid(format!("tojson refuses values nested deeper than {MAX_DEPTH} levels")));
+            return Err(invalid(format!(
+                "tojson refuses values nested deeper than {MAX_DEPTH} levels"
+            )));
         }
         state.consume_fuel(1)?;
         match value.kind() {
@@ -191,7 +211,9 @@ fn number(value: &Value) -> String {
     if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
         let text = format!("{float:e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |rest| ('-', rest));
+        let (sign, exponent) = exponent
+            .strip_prefix('-')
+            .map_or(('+', exponent), |rest| ('-', rest));
         return format!("{digits}e{sign}{exponent:0>2}");
     }
     let mut text = float.to_string();
@@ -216,7 +238,12 @@ mod tests {
     fn dump(arguments: &str, value: &serde_json::Value) -> String {
         let mut environment = Environment::new();
         environment.add_filter("tojson", tojson);
-        environment.render_str(&format!("{{{{ x | tojson{arguments} }}}}"), context! { x => Value::from(Serde(value)) }).unwrap()
+        environment
+            .render_str(
+                &format!("{{{{ x | tojson{arguments} }}}}"),
+                context! { x => Value::from(Serde(value)) },
+            )
+            .unwrap()
     }
 
     #[test]
@@ -226,11 +253,23 @@ mod tests {
             dump("", &value),
             "{\"b\": [1, 2.0, -0.5, true, null], \"a\": \"é <\\\"&'> \\u0001\\n\\t\u{7f}\", \"e\": [], \"o\": {}}"
         );
-        assert_eq!(dump("(indent=2)", &json!([{"a": 1}, []])), "[\n  {\n    \"a\": 1\n  },\n  []\n]");
+        assert_eq!(
+            dump("(indent=2)", &json!([{"a": 1}, []])),
+            "[\n  {\n    \"a\": 1\n  },\n  []\n]"
+        );
         assert_eq!(dump("(indent=0)", &json!([1])), "[\n1\n]");
-        assert_eq!(dump("(ensure_ascii=true)", &json!("é😀")), r#""\u00e9\ud83d\ude00""#);
-        assert_eq!(dump("(sort_keys=true)", &json!({"b": 1, "a": 2})), r#"{"a": 2, "b": 1}"#);
-        assert_eq!(dump("(separators=(',', ':'))", &json!({"b": [1, 2]})), r#"{"b":[1,2]}"#);
+        assert_eq!(
+            dump("(ensure_ascii=true)", &json!("é😀")),
+            r#""\u00e9\ud83d\ude00""#
+        );
+        assert_eq!(
+            dump("(sort_keys=true)", &json!({"b": 1, "a": 2})),
+            r#"{"a": 2, "b": 1}"#
+        );
+        assert_eq!(
+            dump("(separators=(',', ':'))", &json!({"b": [1, 2]})),
+            r#"{"b":[1,2]}"#
+        );
     }
 
     #[test]

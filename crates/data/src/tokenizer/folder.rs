@@ -25,8 +25,10 @@ struct JsonFile {
 /// Reads the whole folder.
 pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join(TOKENIZER);
-    let bytes = read_optional(&path)?
-        .ok_or_else(|| Error::MissingFile { folder: folder.to_owned(), file: TOKENIZER })?;
+    let bytes = read_optional(&path)?.ok_or_else(|| Error::MissingFile {
+        folder: folder.to_owned(),
+        file: TOKENIZER,
+    })?;
     let mut tokenizer = Tokenizer::from_inner(json::parse(&path.display().to_string(), &bytes)?);
     let config = JsonFile::read(folder, CONFIG)?;
     let map = JsonFile::read(folder, SPECIAL_TOKENS)?;
@@ -40,14 +42,26 @@ pub(super) fn read(folder: &Path) -> Result<Tokenizer> {
         }
         Ok(None)
     };
-    let (bos, eos, pad, unk) = (named("bos_token")?, named("eos_token")?, named("pad_token")?, named("unk_token")?);
+    let (bos, eos, pad, unk) = (
+        named("bos_token")?,
+        named("eos_token")?,
+        named("pad_token")?,
+        named("unk_token")?,
+    );
     let by_id = |token: Option<SpecialToken>, field: &str| -> Result<Option<SpecialToken>> {
         match token {
             Some(token) => Ok(Some(token)),
-            None => Ok(generation.ids(field)?.first().and_then(|&id| known_id(&tokenizer, id))),
+            None => Ok(generation
+                .ids(field)?
+                .first()
+                .and_then(|&id| known_id(&tokenizer, id))),
         }
     };
-    let (bos, eos, pad) = (by_id(bos, "bos_token_id")?, by_id(eos, "eos_token_id")?, by_id(pad, "pad_token_id")?);
+    let (bos, eos, pad) = (
+        by_id(bos, "bos_token_id")?,
+        by_id(eos, "eos_token_id")?,
+        by_id(pad, "pad_token_id")?,
+    );
     tokenizer.special.eos_ids = eos.iter().map(|token| token.id).collect();
     for id in generation.ids("eos_token_id")? {
         tokenizer.special.add_eos_id(id);
@@ -94,7 +108,12 @@ impl JsonFile {
 
     fn invalid(&self, field: &str, expected: &'static str, value: &Value) -> Error {
         let got = json_kind(value).to_owned();
-        Error::InvalidField { file: self.path.display().to_string(), field: field.to_owned(), expected, got }
+        Error::InvalidField {
+            file: self.path.display().to_string(),
+            field: field.to_owned(),
+            expected,
+            got,
+        }
     }
 
     /// A token: its text, or an object that has the text as `content`.
@@ -145,7 +164,11 @@ impl JsonFile {
                     let (Some(Value::String(name)), Some(Value::String(source))) =
                         (entry.get("name"), entry.get("template"))
                     else {
-                        return Err(self.invalid(&format!("chat_template[{index}]"), EXPECTED, entry));
+                        return Err(self.invalid(
+                            &format!("chat_template[{index}]"),
+                            EXPECTED,
+                            entry,
+                        ));
                     };
                     if name == "default" {
                         default = Some(source.clone());
@@ -163,18 +186,30 @@ fn special_token(tokenizer: &mut Tokenizer, text: &str) -> Result<Option<Special
     if tokenizer.token_to_id(text).is_none() {
         log::warn!("special token {text:?} is not in the vocabulary and gets a new id");
     }
-    if !tokenizer.inner.get_added_vocabulary().get_vocab().contains_key(text) {
+    if !tokenizer
+        .inner
+        .get_added_vocabulary()
+        .get_vocab()
+        .contains_key(text)
+    {
         tokenizer
             .inner
             .add_special_tokens([AddedToken::from(text, true).normalized(false)])
-            .map_err(|error| Error::Encode { reason: error.to_string() })?;
+            .map_err(|error| Error::Encode {
+                reason: error.to_string(),
+            })?;
     }
     // An empty text names no token.
-    Ok(tokenizer.token_to_id(text).map(|id| SpecialToken { id, text: text.to_owned() }))
+    Ok(tokenizer.token_to_id(text).map(|id| SpecialToken {
+        id,
+        text: text.to_owned(),
+    }))
 }
 
 fn known_id(tokenizer: &Tokenizer, id: u32) -> Option<SpecialToken> {
-    tokenizer.id_to_token(id).map(|text| SpecialToken { id, text })
+    tokenizer
+        .id_to_token(id)
+        .map(|text| SpecialToken { id, text })
 }
 
 /// `add_bos_token` and `add_eos_token`, which override the post-processor when either is there.
@@ -193,6 +228,9 @@ fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }

@@ -13,7 +13,8 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
+    AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
+    Tokenizer as Inner,
 };
 
 use super::special::{BosEos, SpecialToken, SpecialTokens};
@@ -92,7 +93,12 @@ pub(super) fn build(vocab: &GgufVocab) -> Result<Tokenizer> {
     let kind = match vocab.model.as_str() {
         "gpt2" => Kind::ByteLevel(pre_tokenizer::find(vocab.pre.as_deref())?),
         "llama" => Kind::sentencepiece(vocab.architecture.as_deref()),
-        model => return Err(Error::UnknownTokenizerModel { model: model.to_owned(), known: MODELS }),
+        model => {
+            return Err(Error::UnknownTokenizerModel {
+                model: model.to_owned(),
+                known: MODELS,
+            });
+        }
     };
     let special = special_tokens(vocab, &kind)?;
     let mut inner = match &kind {
@@ -137,22 +143,40 @@ fn token_ids(vocab: &GgufVocab) -> Result<HashMap<String, u32>> {
     let expected = vocab.tokens.len();
     let lengths = [
         ("tokenizer.ggml.scores", vocab.scores.as_ref().map(Vec::len)),
-        ("tokenizer.ggml.token_type", vocab.token_types.as_ref().map(Vec::len)),
+        (
+            "tokenizer.ggml.token_type",
+            vocab.token_types.as_ref().map(Vec::len),
+        ),
     ];
     for (field, length) in lengths {
         if let Some(got) = length.filter(|&got| got != expected) {
-            return Err(Error::VocabLength { field, expected, got });
+            return Err(Error::VocabLength {
+                field,
+                expected,
+                got,
+            });
         }
     }
     if vocab.tokens.is_empty() {
-        return Err(Error::MissingVocabField { field: "tokenizer.ggml.tokens", model: vocab.model.clone() });
+        return Err(Error::MissingVocabField {
+            field: "tokenizer.ggml.tokens",
+            model: vocab.model.clone(),
+        });
     }
     let mut ids = HashMap::with_capacity(expected);
     for (id, token) in (0_u32..).zip(&vocab.tokens) {
         // llama.cpp names empty tokens like this.
-        let token = if token.is_empty() { format!("[EMPTY_{id}]") } else { token.clone() };
+        let token = if token.is_empty() {
+            format!("[EMPTY_{id}]")
+        } else {
+            token.clone()
+        };
         if let Some(first) = ids.insert(token.clone(), id) {
-            return Err(Error::DuplicateToken { token, first, second: id });
+            return Err(Error::DuplicateToken {
+                token,
+                first,
+                second: id,
+            });
         }
     }
     Ok(ids)
@@ -163,8 +187,16 @@ fn special_tokens(vocab: &GgufVocab, kind: &Kind) -> Result<SpecialTokens> {
         let Some(id) = id else {
             return Ok(None);
         };
-        let text = usize::try_from(id).ok().and_then(|index| vocab.tokens.get(index));
-        text.map(|text| Some(SpecialToken { id, text: text.clone() })).ok_or_else(|| Error::TokenIdOutOfRange {
+        let text = usize::try_from(id)
+            .ok()
+            .and_then(|index| vocab.tokens.get(index));
+        text.map(|text| {
+            Some(SpecialToken {
+                id,
+                text: text.clone(),
+            })
+        })
+        .ok_or_else(|| Error::TokenIdOutOfRange {
             field: format!("tokenizer.ggml.{field}"),
             id: u64::from(id),
             vocab_size: vocab.tokens.len(),
@@ -183,7 +215,13 @@ fn special_tokens(vocab: &GgufVocab, kind: &Kind) -> Result<SpecialTokens> {
         eos_ids: Vec::new(),
     };
     let eot = token("eot_token_id", vocab.eot_token_id)?;
-    for id in special.eos.iter().chain(&eot).map(|token| token.id).collect::<Vec<_>>() {
+    for id in special
+        .eos
+        .iter()
+        .chain(&eot)
+        .map(|token| token.id)
+        .collect::<Vec<_>>()
+    {
         special.add_eos_id(id);
     }
     let types = vocab.token_types.as_deref().unwrap_or_default();
@@ -197,26 +235,45 @@ fn special_tokens(vocab: &GgufVocab, kind: &Kind) -> Result<SpecialTokens> {
 
 /// Control tokens become special, user-defined ones are found in text as a whole.
 fn add_tokens(inner: &mut Inner, vocab: &GgufVocab, special: &SpecialTokens) -> Result<()> {
-    let fail = |error: tokenizers::Error| Error::Encode { reason: error.to_string() };
+    let fail = |error: tokenizers::Error| Error::Encode {
+        reason: error.to_string(),
+    };
     let token = |text: &String, special| AddedToken::from(text.as_str(), special).normalized(false);
     let types = vocab.token_types.as_deref().unwrap_or_default();
     let of_type = |wanted: i32| {
-        vocab.tokens.iter().zip(types).filter(move |(_, token_type)| **token_type == wanted).map(|(text, _)| text)
+        vocab
+            .tokens
+            .iter()
+            .zip(types)
+            .filter(move |(_, token_type)| **token_type == wanted)
+            .map(|(text, _)| text)
     };
     let named = special.named().map(|(_, named)| &named.text);
-    let control: Vec<_> = of_type(CONTROL).chain(named).map(|text| token(text, true)).collect();
+    let control: Vec<_> = of_type(CONTROL)
+        .chain(named)
+        .map(|text| token(text, true))
+        .collect();
     inner.add_special_tokens(control).map_err(fail)?;
     // A token that the model spells otherwise, such as a run of spaces, would get a new id.
-    let user: Vec<_> =
-        of_type(USER_DEFINED).filter(|text| inner.token_to_id(text).is_some()).map(|text| token(text, false)).collect();
+    let user: Vec<_> = of_type(USER_DEFINED)
+        .filter(|text| inner.token_to_id(text).is_some())
+        .map(|text| token(text, false))
+        .collect();
     inner.add_tokens(user).map_err(fail)?;
     Ok(())
 }
 
 /// Byte-level BPE: every byte has a printable character, and text is cut by regular expressions first.
-fn byte_level(vocab: &GgufVocab, ids: &HashMap<String, u32>, pre: &pre_tokenizer::Rule) -> Result<Inner> {
+fn byte_level(
+    vocab: &GgufVocab,
+    ids: &HashMap<String, u32>,
+    pre: &pre_tokenizer::Rule,
+) -> Result<Inner> {
     if vocab.merges.is_empty() {
-        return Err(Error::MissingVocabField { field: "tokenizer.ggml.merges", model: vocab.model.clone() });
+        return Err(Error::MissingVocabField {
+            field: "tokenizer.ggml.merges",
+            model: vocab.model.clone(),
+        });
     }
     let merges = file_merges(&vocab.merges, ids)?;
     let model = bpe(BPE::builder().ignore_merges(pre.ignore_merges), ids, merges)?;
@@ -224,9 +281,15 @@ fn byte_level(vocab: &GgufVocab, ids: &HashMap<String, u32>, pre: &pre_tokenizer
     for pattern in pre.patterns {
         let pattern = SplitPattern::Regex((*pattern).to_owned());
         let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
-        steps.push(PreTokenizerWrapper::Split(split.map_err(|error| Error::Encode { reason: error.to_string() })?));
+        steps.push(PreTokenizerWrapper::Split(split.map_err(|error| {
+            Error::Encode {
+                reason: error.to_string(),
+            }
+        })?));
     }
-    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false)));
+    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(
+        false, true, false,
+    )));
     let mut inner = Inner::new(model);
     inner.with_pre_tokenizer(Some(PreTokenizerSequence::new(steps)));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -248,10 +311,13 @@ fn sentencepiece_model(
     } else if matches!(kind, Kind::Gemma) {
         sentencepiece::merges_by_position(&ids)
     } else {
-        let scores = vocab.scores.as_deref().ok_or_else(|| Error::MissingVocabField {
-            field: "tokenizer.ggml.scores",
-            model: vocab.model.clone(),
-        })?;
+        let scores = vocab
+            .scores
+            .as_deref()
+            .ok_or_else(|| Error::MissingVocabField {
+                field: "tokenizer.ggml.scores",
+                model: vocab.model.clone(),
+            })?;
         sentencepiece::merges_by_score(&ids, scores)
     };
     let mut builder = BPE::builder().fuse_unk(true).byte_fallback(true);
@@ -259,8 +325,12 @@ fn sentencepiece_model(
         builder = builder.unk_token(unk.text.clone());
     }
     let mut inner = Inner::new(bpe(builder, &ids, merges)?);
-    let prefix = vocab.add_space_prefix.unwrap_or(!matches!(kind, Kind::Gemma));
-    cut_at_spaces(&mut inner, kind, prefix).map_err(|error| Error::Encode { reason: error.to_string() })?;
+    let prefix = vocab
+        .add_space_prefix
+        .unwrap_or(!matches!(kind, Kind::Gemma));
+    cut_at_spaces(&mut inner, kind, prefix).map_err(|error| Error::Encode {
+        reason: error.to_string(),
+    })?;
     Ok(inner)
 }
 
@@ -276,12 +346,19 @@ fn cut_at_spaces(inner: &mut Inner, kind: &Kind, prefix: bool) -> tokenizers::Re
         Kind::Phi3 => {
             let mut steps = vec![NormalizerWrapper::Replace(replace)];
             if prefix {
-                steps.insert(0, NormalizerWrapper::Prepend(Prepend::new(SPACE.to_owned())));
+                steps.insert(
+                    0,
+                    NormalizerWrapper::Prepend(Prepend::new(SPACE.to_owned())),
+                );
             }
             inner.with_normalizer(Some(NormalizerSequence::new(steps)))?;
         }
         Kind::Llama | Kind::ByteLevel(_) => {
-            let scheme = if prefix { PrependScheme::First } else { PrependScheme::Never };
+            let scheme = if prefix {
+                PrependScheme::First
+            } else {
+                PrependScheme::Never
+            };
             inner.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', scheme, false)));
         }
     }
@@ -302,17 +379,29 @@ fn bpe(
     ids: &HashMap<String, u32>,
     merges: Merges,
 ) -> Result<BPE> {
-    let vocab: tokenizers::models::bpe::Vocab = ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
-    builder.vocab_and_merges(vocab, merges).build().map_err(|error| Error::Encode { reason: error.to_string() })
+    let vocab: tokenizers::models::bpe::Vocab =
+        ids.iter().map(|(token, id)| (token.clone(), *id)).collect();
+    builder
+        .vocab_and_merges(vocab, merges)
+        .build()
+        .map_err(|error| Error::Encode {
+            reason: error.to_string(),
+        })
 }
 
 /// The merges of the header, each checked to yield a token.
 fn file_merges(merges: &[String], ids: &HashMap<String, u32>) -> Result<Merges> {
     let parse = |(index, merge): (usize, &String)| {
-        let invalid = |reason| Error::InvalidMerge { index, merge: merge.clone(), reason };
+        let invalid = |reason| Error::InvalidMerge {
+            index,
+            merge: merge.clone(),
+            reason,
+        };
         // The first half has at least one character, which may be a space.
         let first = merge.chars().next().map_or(0, char::len_utf8);
-        let space = merge[first..].find(' ').ok_or_else(|| invalid("there is no space between two halves"))?;
+        let space = merge[first..]
+            .find(' ')
+            .ok_or_else(|| invalid("there is no space between two halves"))?;
         let (left, right) = (&merge[..first + space], &merge[first + space + 1..]);
         if !ids.contains_key(left) || !ids.contains_key(right) {
             return Err(invalid("one of its halves is not in the vocabulary"));

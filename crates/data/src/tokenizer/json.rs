@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 
 /// Parses the file after checking what the `tokenizers` library takes on trust.
 pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Inner> {
-    let probe: Probe<'_> = serde_json::from_slice(bytes).map_err(|error| Error::json(file, &error))?;
+    let probe: Probe<'_> =
+        serde_json::from_slice(bytes).map_err(|error| Error::json(file, &error))?;
     check_post_processor(file, &probe.post_processor)?;
     check_merges(&probe.model)?;
     let parsed = guarded(|| Ok(serde_json::from_slice::<Inner>(bytes)));
@@ -23,7 +24,9 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Inner> {
         expected: "one that the tokenizers library can build",
         got,
     };
-    parsed.map_err(unusable)?.map_err(|error| Error::json(file, &error))
+    parsed
+        .map_err(unusable)?
+        .map_err(|error| Error::json(file, &error))
 }
 
 #[derive(Deserialize)]
@@ -67,7 +70,10 @@ fn check_merges(model: &ModelProbe<'_>) -> Result<()> {
         return Ok(());
     };
     let tokens: HashSet<&str> = vocab.keys().map(AsRef::as_ref).collect();
-    let prefix = model.continuing_subword_prefix.as_deref().unwrap_or_default();
+    let prefix = model
+        .continuing_subword_prefix
+        .as_deref()
+        .unwrap_or_default();
     for (index, merge) in merges.iter().enumerate() {
         let (left, right) = match merge {
             Merge::Pair((left, right)) => (left.as_ref(), right.as_ref()),
@@ -77,9 +83,15 @@ fn check_merges(model: &ModelProbe<'_>) -> Result<()> {
                 _ => continue,
             },
         };
-        let invalid = |reason| Error::InvalidMerge { index, merge: format!("{left} {right}"), reason };
+        let invalid = |reason| Error::InvalidMerge {
+            index,
+            merge: format!("{left} {right}"),
+            reason,
+        };
         let Some(stem) = right.strip_prefix(prefix) else {
-            return Err(invalid("its right half lacks the continuing_subword_prefix"));
+            return Err(invalid(
+                "its right half lacks the continuing_subword_prefix",
+            ));
         };
         if ![left, right].iter().all(|half| tokens.contains(half)) {
             return Err(invalid("one of its halves is not in the vocabulary"));

@@ -95,7 +95,13 @@ impl Tokenizer {
             .get_decoder()
             .and_then(|decoder| serde_json::to_string(decoder).ok())
             .is_some_and(|json| json.contains("\"ByteFallback\""));
-        Self { inner, special: SpecialTokens::default(), bos_eos: None, chat_template: None, byte_fallback }
+        Self {
+            inner,
+            special: SpecialTokens::default(),
+            bos_eos: None,
+            chat_template: None,
+            byte_fallback,
+        }
     }
 
     /// Sets what `add_special_tokens` adds, in place of what the file says.
@@ -114,11 +120,17 @@ impl Tokenizer {
     pub fn bos_eos(&self) -> BosEos {
         self.bos_eos.unwrap_or_else(|| {
             let encoding = self.guarded_encode(|inner| inner.encode("", true));
-            let ids = encoding.map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+            let ids = encoding
+                .map(|encoding| encoding.get_ids().to_vec())
+                .unwrap_or_default();
             let id = |token: &Option<SpecialToken>| token.as_ref().map(|token| token.id);
             BosEos {
-                bos: ids.first().is_some_and(|first| id(&self.special.bos) == Some(*first)),
-                eos: ids.last().is_some_and(|last| id(&self.special.eos) == Some(*last)),
+                bos: ids
+                    .first()
+                    .is_some_and(|first| id(&self.special.bos) == Some(*first)),
+                eos: ids
+                    .last()
+                    .is_some_and(|last| id(&self.special.eos) == Some(*last)),
             }
         })
     }
@@ -131,8 +143,9 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Encode`], such as for an unknown character when the vocabulary has no token for the unknown.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.guarded_encode(|inner| inner.encode_fast(text, add_special_tokens && self.bos_eos.is_none()))?;
+        let encoding = self.guarded_encode(|inner| {
+            inner.encode_fast(text, add_special_tokens && self.bos_eos.is_none())
+        })?;
         let mut ids = encoding.get_ids().to_vec();
         let (bos, eos) = self.added(add_special_tokens);
         if let Some(bos) = bos {
@@ -147,11 +160,15 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_with_offsets(&self, text: &str, add_special_tokens: bool) -> Result<Encoded> {
-        let encoding =
-            self.guarded_encode(|inner| inner.encode(text, add_special_tokens && self.bos_eos.is_none()))?;
+        let encoding = self.guarded_encode(|inner| {
+            inner.encode(text, add_special_tokens && self.bos_eos.is_none())
+        })?;
         let mut ids = encoding.get_ids().to_vec();
-        let mut offsets: Vec<Range<usize>> =
-            encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        let mut offsets: Vec<Range<usize>> = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, end)| start..end)
+            .collect();
         let (bos, eos) = self.added(add_special_tokens);
         if let Some(bos) = bos {
             ids.insert(0, bos);
@@ -173,11 +190,17 @@ impl Tokenizer {
 
     /// The ids that an explicit policy puts before and after a text.
     fn added(&self, add_special_tokens: bool) -> (Option<u32>, Option<u32>) {
-        let policy = self.bos_eos.filter(|_| add_special_tokens).unwrap_or_default();
+        let policy = self
+            .bos_eos
+            .filter(|_| add_special_tokens)
+            .unwrap_or_default();
         let id = |wanted: bool, token: &Option<SpecialToken>| {
             token.as_ref().filter(|_| wanted).map(|token| token.id)
         };
-        (id(policy.bos, &self.special.bos), id(policy.eos, &self.special.eos))
+        (
+            id(policy.bos, &self.special.bos),
+            id(policy.eos, &self.special.eos),
+        )
     }
 
     /// Turns ids into text. Ids that no token has are left out, and so are special tokens when `skip_special`.
@@ -218,7 +241,9 @@ impl Tokenizer {
     /// Whether an id stands for a token that `skip_special` leaves out.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
-        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+        added
+            .simple_id_to_token(id)
+            .is_some_and(|token| added.is_special_token(&token))
     }
 
     /// The source of the chat template that came with the tokenizer.
@@ -231,10 +256,18 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::VocabularyMismatch`] with the highest id.
     pub fn check_against(&self, vocab_size: usize) -> Result<()> {
-        let highest = self.inner.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+        let highest = self
+            .inner
+            .get_vocab(true)
+            .into_iter()
+            .max_by_key(|(_, id)| *id);
         match highest {
             Some((token, id)) if usize::try_from(id).map_or(true, |id| id >= vocab_size) => {
-                Err(Error::VocabularyMismatch { token, id, vocab_size })
+                Err(Error::VocabularyMismatch {
+                    token,
+                    id,
+                    vocab_size,
+                })
             }
             _ => Ok(()),
         }
@@ -250,7 +283,11 @@ impl Tokenizer {
 
     /// Whether encoding a text with `add_special_tokens` would put a BOS before one that stands there already.
     pub fn would_double_bos(&self, text: &str) -> bool {
-        let starts_with_bos = self.special.bos.as_ref().is_some_and(|bos| text.starts_with(&bos.text));
+        let starts_with_bos = self
+            .special
+            .bos
+            .as_ref()
+            .is_some_and(|bos| text.starts_with(&bos.text));
         starts_with_bos && self.bos_eos().bos
     }
 }
@@ -261,7 +298,9 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Resu
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
             Err(format!("the tokenizers library panicked: {text}"))
         }
     }

@@ -30,8 +30,22 @@ const RULES: &[Rule] = &[
     },
     Rule {
         names: &[
-            "gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum",
-            "modern-bert", "exaone4", "mpt", "olmo", "jais", "trillion", "granite-docling",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "exaone4",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
         ],
         patterns: &[GPT2],
         ignore_merges: false,
@@ -39,7 +53,14 @@ const RULES: &[Rule] = &[
     },
     Rule {
         names: &[
-            "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2",
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
         ],
         patterns: &[r"\p{N}", GPT2],
         ignore_merges: false,
@@ -47,7 +68,15 @@ const RULES: &[Rule] = &[
     },
     Rule {
         names: &[
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+            "llama3",
+            "llama-v3",
+            "llama-bpe",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         patterns: &[LLAMA3],
         ignore_merges: true,
@@ -61,7 +90,15 @@ const RULES: &[Rule] = &[
     },
     Rule {
         names: &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         patterns: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -101,12 +138,17 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 pub(super) fn find(pre: Option<&str>) -> Result<&'static Rule> {
     let name = pre.unwrap_or("default");
     if pre.is_none() {
-        log::warn!("the GGUF header names no pre-tokenizer: text is cut by the default rule, which may not fit");
+        log::warn!(
+            "the GGUF header names no pre-tokenizer: text is cut by the default rule, which may not fit"
+        );
     }
-    RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| Error::UnknownPreTokenizer {
-        pre: name.to_owned(),
-        known: RULES.iter().flat_map(|rule| rule.names).copied().collect(),
-    })
+    RULES
+        .iter()
+        .find(|rule| rule.names.contains(&name))
+        .ok_or_else(|| Error::UnknownPreTokenizer {
+            pre: name.to_owned(),
+            known: RULES.iter().flat_map(|rule| rule.names).copied().collect(),
+        })
 }
 
 #[cfg(test)]
@@ -117,9 +159,15 @@ mod tests {
     fn every_name_means_one_rule() {
         let names: Vec<&str> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
         for name in &names {
-            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
+            assert_eq!(
+                names.iter().filter(|other| *other == name).count(),
+                1,
+                "{name}"
+            );
             assert!(find(Some(name)).is_ok());
         }
-        assert!(matches!(find(Some("gpt-5")), Err(Error::UnknownPreTokenizer { pre, .. }) if pre == "gpt-5"));
+        assert!(
+            matches!(find(Some("gpt-5")), Err(Error::UnknownPreTokenizer { pre, .. }) if pre == "gpt-5")
+        );
     }
 }

@@ -26,7 +26,11 @@ struct Rule<'a> {
 pub(super) fn merges_by_score(ids: &HashMap<String, u32>, scores: &[f32]) -> Merges {
     let score = |rule: &Rule<'_>| {
         let index = usize::try_from(rule.token).unwrap_or(usize::MAX);
-        scores.get(index).copied().filter(|score| !score.is_nan()).unwrap_or(f32::NEG_INFINITY)
+        scores
+            .get(index)
+            .copied()
+            .filter(|score| !score.is_nan())
+            .unwrap_or(f32::NEG_INFINITY)
     };
     sorted(ids, |a, b| score(b).total_cmp(&score(a)))
 }
@@ -38,8 +42,11 @@ pub(super) fn merges_by_position(ids: &HashMap<String, u32>) -> Merges {
 
 /// Spells tokens that are runs of spaces with SentencePiece's space.
 pub(super) fn respell_spaces(ids: &mut HashMap<String, u32>) {
-    let runs: Vec<String> =
-        ids.keys().filter(|token| token.len() > 1 && token.chars().all(|c| c == ' ')).cloned().collect();
+    let runs: Vec<String> = ids
+        .keys()
+        .filter(|token| token.len() > 1 && token.chars().all(|c| c == ' '))
+        .cloned()
+        .collect();
     for run in runs {
         let spelled = SPACE.repeat(run.len());
         if !ids.contains_key(&spelled)
@@ -54,7 +61,10 @@ fn sorted(
     ids: &HashMap<String, u32>,
     order: impl Fn(&Rule<'_>, &Rule<'_>) -> std::cmp::Ordering,
 ) -> Merges {
-    let mut tokens: Vec<(&str, u32)> = ids.iter().map(|(token, id)| (token.as_str(), *id)).collect();
+    let mut tokens: Vec<(&str, u32)> = ids
+        .iter()
+        .map(|(token, id)| (token.as_str(), *id))
+        .collect();
     tokens.sort_by_key(|(_, id)| *id);
     let mut rules = Vec::new();
     for (text, token) in tokens {
@@ -70,8 +80,12 @@ fn sorted(
     let length = |text: &str| text.chars().count();
     rules.sort_by(|a, b| {
         order(a, b).then_with(|| {
-            Reverse((length(a.left), length(a.right))).cmp(&Reverse((length(b.left), length(b.right))))
+            Reverse((length(a.left), length(a.right)))
+                .cmp(&Reverse((length(b.left), length(b.right))))
         })
     });
-    rules.into_iter().map(|rule| (rule.left.to_owned(), rule.right.to_owned())).collect()
+    rules
+        .into_iter()
+        .map(|rule| (rule.left.to_owned(), rule.right.to_owned()))
+        .collect()
 }

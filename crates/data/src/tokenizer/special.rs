@@ -30,9 +30,14 @@ pub struct SpecialTokens {
 impl SpecialTokens {
     /// The tokens with the names that configuration files and templates use.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &SpecialToken)> {
-        [("bos_token", &self.bos), ("eos_token", &self.eos), ("pad_token", &self.pad), ("unk_token", &self.unk)]
-            .into_iter()
-            .filter_map(|(name, token)| token.as_ref().map(|token| (name, token)))
+        [
+            ("bos_token", &self.bos),
+            ("eos_token", &self.eos),
+            ("pad_token", &self.pad),
+            ("unk_token", &self.unk),
+        ]
+        .into_iter()
+        .filter_map(|(name, token)| token.as_ref().map(|token| (name, token)))
     }
 
     /// Adds an id that ends a generation, once.
@@ -56,10 +61,16 @@ impl BosEos {
     /// Makes sure that the tokens which are asked for exist.
     pub(super) fn check(self, special: &SpecialTokens) -> Result<()> {
         if self.bos && special.bos.is_none() {
-            return Err(Error::MissingSpecialToken { field: "add_bos_token", token: "bos" });
+            return Err(Error::MissingSpecialToken {
+                field: "add_bos_token",
+                token: "bos",
+            });
         }
         if self.eos && special.eos.is_none() {
-            return Err(Error::MissingSpecialToken { field: "add_eos_token", token: "eos" });
+            return Err(Error::MissingSpecialToken {
+                field: "add_eos_token",
+                token: "eos",
+            });
         }
         Ok(())
     }

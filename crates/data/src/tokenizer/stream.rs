@@ -41,7 +41,13 @@ pub struct TextStream<'a> {
 
 impl<'a> TextStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, window: Vec::new(), context: 0, emitted: 0 }
+        Self {
+            tokenizer,
+            skip_special,
+            window: Vec::new(),
+            context: 0,
+            emitted: 0,
+        }
     }
 
     /// Takes one id and returns the text that it completes, often empty.
@@ -91,7 +97,10 @@ impl<'a> TextStream<'a> {
     fn advance(&mut self) -> Result<()> {
         self.window.drain(..self.context);
         self.context = self.window.len();
-        self.emitted = self.tokenizer.decode(&self.window, self.skip_special)?.len();
+        self.emitted = self
+            .tokenizer
+            .decode(&self.window, self.skip_special)?
+            .len();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod request;
 mod row;
 mod step_model;
 
+use flametune_kernels::in_pool;
 use flametune_lm::CausalLm;
 
 use crate::error::Result;
@@ -68,8 +69,9 @@ impl<'m> Generator<'m> {
     pub fn generate_with(
         &self,
         requests: &[Request],
-        mut on_event: impl FnMut(Event<'_>) -> Control,
+        mut on_event: impl FnMut(Event<'_>) -> Control + Send,
     ) -> Result<Vec<Output>> {
-        decode::decode(self.model, requests, self.prefill_chunk, &mut on_event)
+        // One hand-over to the thread pool for the whole generation instead of one an operation.
+        in_pool(|| decode::decode(self.model, requests, self.prefill_chunk, &mut on_event))
     }
 }

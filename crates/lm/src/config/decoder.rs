@@ -200,7 +200,8 @@ impl DecoderConfig {
             },
             mlp_bias: file.bool_or("mlp_bias", false)?,
             fused_projections: family == Family::Phi3,
-            tie_word_embeddings: file.bool_or("tie_word_embeddings", gemma)?,
+            tie_word_embeddings: file
+                .bool_or("tie_word_embeddings", gemma || family == Family::SmolLm3)?,
             embedding_multiplier: if gemma {
                 root(hidden_size)
             } else {

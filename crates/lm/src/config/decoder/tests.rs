@@ -70,6 +70,7 @@ fn smollm3_leaves_positions_out_of_every_fourth_layer() {
     .unwrap();
     let ropes: Vec<_> = config.layers.iter().map(|layer| layer.rope).collect();
     assert_eq!(ropes, [Some(0), Some(0), Some(0), None]);
+    assert!(config.tie_word_embeddings);
 }
 
 #[test]
