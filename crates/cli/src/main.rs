@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Fine-tunes, evaluates and serves language models on the CPU and on GPUs.
+/// Runs language models on the CPU and on GPUs.
 ///
 /// Models are Hugging Face folders (config.json, tokenizer.json, *.safetensors), GGUF files, or
 /// names of models that `cargo xtask fetch` has downloaded.

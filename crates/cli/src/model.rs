@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
 /// The folder of downloaded models: `$FLAMETUNE_CACHE`, else `~/.cache/flametune`.
 fn cache_folder() -> Option<PathBuf> {
-    match env::var_os("FLAMETUNE_CACHE") {
+    match env::var_os("FLAMETUNE_CACHE").filter(|folder| !folder.is_empty()) {
         Some(folder) => Some(folder.into()),
         None => env::var_os("HOME").map(|home| Path::new(&home).join(".cache/flametune")),
     }

@@ -1,4 +1,27 @@
 //! Language models: Hugging Face and GGUF checkpoints in, hidden states and logits out.
+//!
+//! Layer 2: stands on `peft`, `quant` and `kernels`; knows token ids and no text.
+//!
+//! ```no_run
+//! use burn::tensor::Device;
+//! use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+//!
+//! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
+//! let model = CausalLm::load(&checkpoint, &LoadOptions::f32(&Device::flex()), &mut |_| {})?;
+//! let batch = TokenBatch::left_padded(&[vec![1, 2, 3], vec![4]], 0)?;
+//! let mut cache = model.new_cache(batch.batch(), 64);
+//! let hidden = model.forward(&batch, Some(&mut cache))?;
+//! let logits = model.logits(hidden); // [batch, seq, vocab]
+//! # let _ = logits;
+//! # Ok::<(), flametune_lm::Error>(())
+//! ```
+//!
+//! - [`Checkpoint`]: a model on disk; [`TensorSource`]: its tensors, one at a time
+//! - [`CausalLm`], [`BertModel`]: models; [`TokenBatch`], [`KvCache`]: what goes in and what stays
+//! - [`ConfigFile`], [`DecoderConfig`]: `config.json` as it stands, and with defaults resolved
+//! - [`named_tensors`]: the parameters of a module under the names they have on disk
+//!
+//! Not here: tokenizers and templates (crate `data`), sampling (crate `infer`), optimizers.
 
 #![cfg_attr(
     test,

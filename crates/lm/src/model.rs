@@ -383,6 +383,12 @@ fn save_pretrained(
             dtype: tensor.dtype,
         })
         .collect();
+    // Everything that can fail for want of room or rights comes before the first rename.
+    fs::create_dir_all(folder).map_err(|source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let config = config.write(folder)?;
     let saved = save_safetensors(folder, &specs, max_shard_bytes, &BTreeMap::new(), |spec| {
         let tensor = by_name
             .get(spec.name.as_str())
@@ -392,6 +398,6 @@ fn save_pretrained(
             })?;
         Ok(tensor.data())
     })?;
-    config.save(folder)?;
+    config.publish()?;
     Ok(saved)
 }

@@ -102,8 +102,8 @@ fn bf16_weights_match_transformers_in_bf16() {
             continue;
         }
         let expected = golden.tokens_only(&golden.floats("logits_bf16"));
-        // bf16 rounds by 2^-9; some dozen roundings a layer, of terms as large as the largest
-        // logit, differ between two orders of computation: eight of them are allowed for.
+        // bf16 rounds by 2^-8; some dozen roundings a layer, of terms as large as the largest
+        // logit, differ between two orders of computation: four in a row are allowed for.
         let peak = expected
             .iter()
             .fold(0.0, |peak: f64, &x| peak.max(f64::from(x.abs())));

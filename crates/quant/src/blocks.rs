@@ -9,7 +9,8 @@ const TASK_ELEMENTS: usize = 1 << 15;
 
 /// The least divisor of a block, so that a block of zeros, or nearly so, divides by something.
 ///
-/// bitsandbytes has the same, and stores it as the scale of a last partial block of zeros.
+/// bitsandbytes has the same, and with four bits stores it as the scale of a last partial block of
+/// zeros.
 const LEAST_ABSMAX: f32 = 1e-38;
 
 /// The sizes of a run of blocks.

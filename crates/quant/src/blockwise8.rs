@@ -1,6 +1,6 @@
 //! Block-wise eight bits through a map: scales of scales, and optimizer states.
 
-use crate::blocks::{Blocks, check_finite, finite_absmax, partial_absmax, reciprocal};
+use crate::blocks::{Blocks, check_finite, finite_absmax, reciprocal};
 use crate::error::{Error, Result};
 use crate::map8::Map8;
 
@@ -44,16 +44,14 @@ impl Blockwise8 {
         let mut absmax = vec![0.0; numbers.len().div_ceil(block_size)];
         blocks(block_size).encode(numbers, &mut codes, &mut absmax, |block, codes| {
             let absmax = finite_absmax(block)?;
-            let numbers = codes.iter_mut().zip(block);
-            if block.len() == block_size {
+            if absmax > 0.0 {
                 let reciprocal = reciprocal(absmax);
-                numbers.for_each(|(code, x)| *code = map.encode(x * reciprocal));
-                Some(absmax)
-            } else {
-                let absmax = partial_absmax(absmax);
-                numbers.for_each(|(code, x)| *code = map.encode(x / absmax));
-                Some(absmax)
+                for (code, x) in codes.iter_mut().zip(block) {
+                    *code = map.encode(x * reciprocal);
+                }
             }
+            // Of a block of zeros all codes stay 0, as in bitsandbytes: any times zero is zero.
+            Some(absmax)
         })?;
         Ok(Self {
             codes,
@@ -144,6 +142,15 @@ mod tests {
         assert_eq!((packed.codes()[0], packed.codes()[2]), (255, 255));
         assert_eq!(packed.dequantize(map)[3], 0.0);
         assert_eq!(packed.bytes(), 5 + 12);
+    }
+
+    #[test]
+    fn blocks_of_zeros_stay_zero() {
+        let map = Map8::dynamic_signed();
+        let packed = Blockwise8::quantize(&[0.0, -0.0, 0.0, 0.0, 0.0], 2, map).unwrap();
+        assert_eq!(packed.codes(), [0; 5]);
+        assert_eq!(packed.absmax(), [0.0; 3]);
+        assert_eq!(packed.dequantize(map), [0.0; 5]);
     }
 
     #[test]

@@ -336,7 +336,7 @@ fn unsupported_fields_are_named() {
         check(
             |parts| edit(parts, "[48, 128]", shape),
             &format!(
-                "field `shape` of the quant state must have between 1 and 2^63 elements, got {shape}"
+                "field `shape` of the quant state must have at least one element and not overflow, got {shape}"
             ),
         );
     }

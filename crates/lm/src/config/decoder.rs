@@ -172,7 +172,8 @@ impl DecoderConfig {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            max_position_embeddings: file.usize_or("max_position_embeddings", 2048)?,
+            max_position_embeddings: file
+                .usize_or("max_position_embeddings", default_positions(family))?,
             norm: read_norm(file, family)?,
             qk_norm: match family {
                 Family::Qwen3 | Family::Gemma3Text => QkNorm::PerHead,
@@ -242,8 +243,28 @@ fn default_kv_heads(family: Family, num_attention_heads: usize) -> usize {
     match family {
         Family::Mistral | Family::Mixtral => 8.min(num_attention_heads),
         Family::SmolLm3 | Family::Gemma2 | Family::Gemma3Text => 4.min(num_attention_heads),
+        Family::Gemma => 16.min(num_attention_heads),
+        Family::Qwen2 | Family::Qwen3 | Family::StableLm => 32.min(num_attention_heads),
         _ => num_attention_heads,
     }
+}
+
+fn default_positions(family: Family) -> usize {
+    match family {
+        Family::Mistral | Family::Mixtral | Family::Gemma3Text => 131_072,
+        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 => 32_768,
+        Family::Gemma | Family::Gemma2 => 8192,
+        Family::Phi3 | Family::StableLm => 4096,
+        _ => 2048,
+    }
+}
+
+/// Whether layers of the family may see a window of keys only.
+fn has_windows(family: Family) -> bool {
+    !matches!(
+        family,
+        Family::Llama | Family::Gemma | Family::Olmo2 | Family::Granite | Family::StableLm
+    )
 }
 
 fn read_head_dim(
@@ -414,13 +435,13 @@ fn read_layers(file: &ConfigFile, family: Family, ropes: usize) -> Result<Vec<La
     (0..num_layers)
         .map(|index| {
             let sliding = match types.map(|types| types[index].as_str()) {
-                Some(Some("sliding_attention")) => true,
+                Some(Some("sliding_attention")) if has_windows(family) => true,
                 Some(Some("full_attention")) => false,
                 Some(other) => {
                     return Err(ConfigFile::unsupported(
                         "layer_types",
                         other.unwrap_or("a value that is no string"),
-                        "use full_attention or sliding_attention",
+                        "use full_attention, or sliding_attention in a family that has windows",
                     ));
                 }
                 None => match family {

@@ -59,11 +59,11 @@ impl ConfigFile {
         &self.map
     }
 
-    /// Writes `config.json` into `folder`, under a temporary name until it is whole.
+    /// Writes `config.json` into `folder` under a temporary name; the caller publishes it.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<PartialFile> {
         let target = folder.join("config.json");
         let text =
             serde_json::to_string_pretty(&self.map).map_err(|source| Error::InvalidJson {
@@ -73,7 +73,7 @@ impl ConfigFile {
         let mut file = PartialFile::create(target)?;
         file.write(text.as_bytes())?;
         file.write(b"\n")?;
-        file.finish()?.publish()
+        file.finish()
     }
 
     /// The configuration of an object nested under `field`, if there is one.

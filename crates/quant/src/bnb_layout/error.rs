@@ -127,7 +127,7 @@ pub enum BnbLayoutError {
 
     /// A stored shape without elements, or beyond any address.
     #[error(
-        "field `shape` of the quant state must have between 1 and 2^63 elements, got {shape:?}"
+        "field `shape` of the quant state must have at least one element and not overflow, got {shape:?}"
     )]
     StoredShape {
         /// The shape.
