@@ -10,13 +10,13 @@ use crate::machine::CpuTimes;
 use crate::protocol::{Finished, Job, Number};
 
 /// A round in which other processes took less of the machine than this counts as undisturbed.
-const CALM: f64 = 0.03;
+const CALM: f64 = 0.05;
 
 /// Rounds that may be run for each that is wanted, in the hope for undisturbed ones.
 const PATIENCE: usize = 3;
 
 /// How long to wait for a calm moment after a disturbed round.
-const WAIT: Duration = Duration::from_secs(45);
+const WAIT: Duration = Duration::from_secs(20);
 
 /// How long a moment is.
 const MOMENT: Duration = Duration::from_millis(500);

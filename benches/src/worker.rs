@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor};
+use flametune_kernels::in_pool;
 use flametune_lm::{CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
 
 use crate::protocol::{Finished, Job, Number, Reply, Request};
@@ -52,7 +53,8 @@ fn carry_out(request: Request, loaded: &mut Option<Loaded>) -> Result<Reply> {
         }
         Request::Generate(job) => {
             let loaded = loaded.as_ref().with_context(model)?;
-            Ok(Reply::Finished(generate(&loaded.model, &job)?))
+            let finished = in_pool(|| generate(&loaded.model, &job))?;
+            Ok(Reply::Finished(finished))
         }
         Request::Save { folder } => {
             let loaded = loaded.as_ref().with_context(model)?;

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 /// A file mapped read-only into memory.
 ///
@@ -39,6 +41,36 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self { map })
     }
+
+    /// Tells the operating system that the bytes in `range` are not needed for now.
+    ///
+    /// Their pages stop counting as memory of this process; the bytes stay readable, and are
+    /// fetched from the file again when they are. Whoever copies a file piece by piece keeps the
+    /// process small with it. Does nothing where the system has no such call, and for a range
+    /// outside the file.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if self
+            .map
+            .get(range.clone())
+            .is_some_and(|bytes| !bytes.is_empty())
+        {
+            #[allow(
+                unsafe_code,
+                reason = "the call is unsafe because it may discard what a program wrote"
+            )]
+            // SAFETY: the range lies in the map, and a read-only map of a file holds nothing that
+            // the file does not: a page that is given up reads the same when it comes back.
+            let released = unsafe {
+                self.map
+                    .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // Advice that is not taken changes nothing.
+            let _ = released;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
 }
 
 impl Deref for MappedFile {
@@ -64,6 +96,18 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let mapped = MappedFile::open(&path).unwrap();
         assert_eq!(&mapped[..], std::fs::read(&path).unwrap());
+    }
+
+    #[test]
+    fn released_bytes_read_the_same_again() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/mmap.rs");
+        let mapped = MappedFile::open(&path).unwrap();
+        let expected = std::fs::read(&path).unwrap();
+        for range in [0..expected.len(), 3..7, 5..5, 0..usize::MAX] {
+            assert!(mapped.starts_with(b"//! A file"));
+            mapped.release(range);
+            assert_eq!(&mapped[..], expected);
+        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ It is not edited by hand.
 - Before their times count, their answers are compared: in f32 every greedy token must be the same and the first logits equal to rounding, or there is no result.
   In bf16 we round the weights only, transformers rounds the activations too; the share of tokens that are alike is given.
 - A figure is the median of the runs, followed by the smallest and the greatest.
-  Rounds in which other processes took more than 3 % of the machine are repeated, up to three times as many rounds as are wanted; those least disturbed count.
+  Rounds in which other processes took more than 5 % of the machine are repeated, up to three times as many rounds as are wanted; those least disturbed count.
 - *Ratio* is ours ÷ the peer's: for speed more is better, for memory less.
 - transformers runs its forward pass in a loop with a key-value cache, which is faster than its `generate()`.
-  Ours reads the logits and takes the greatest, as the sampler does.
+  Ours does the same on a thread of the pool (`flametune_kernels::in_pool`).
 - The model is SmolLM2-135M-Instruct, the text is the licence of this project.
 
 ";

@@ -145,8 +145,10 @@ impl TensorSource for GgufCheckpoint {
             return Err(self.unsupported(name, tensor, dtype));
         }
         let bytes = self.file.tensor_bytes(&mapped.gguf_name)?;
-        layout::read(tensor, bytes, &mapped.layout, &mapped.shape, dtype)?
-            .ok_or_else(|| self.unsupported(name, tensor, dtype))
+        let values = layout::read(tensor, bytes, &mapped.layout, &mapped.shape, dtype)?;
+        // The values are copied: the file's pages need not stand beside them.
+        self.file.release(&mapped.gguf_name)?;
+        values.ok_or_else(|| self.unsupported(name, tensor, dtype))
     }
 }
 

@@ -225,17 +225,20 @@ impl TensorSource for SafetensorsCheckpoint {
             });
         };
         let Location { file, tensor } = location;
-        convert(tensor.dtype, bytes, &tensor.shape, dtype).ok_or_else(|| {
-            Error::UnsupportedConversion {
-                tensor: name.to_owned(),
-                file: self
-                    .files
-                    .get(*file)
-                    .map(|shard| shard.path.clone())
-                    .unwrap_or_default(),
-                stored: tensor.dtype.to_string(),
-                wanted: dtype,
-            }
+        let converted = convert(tensor.dtype, bytes, &tensor.shape, dtype);
+        if let Some(shard) = self.files.get(*file) {
+            // The values are copied: the file's pages need not stand beside them.
+            shard.bytes.release(tensor.range.clone());
+        }
+        converted.ok_or_else(|| Error::UnsupportedConversion {
+            tensor: name.to_owned(),
+            file: self
+                .files
+                .get(*file)
+                .map(|shard| shard.path.clone())
+                .unwrap_or_default(),
+            stored: tensor.dtype.to_string(),
+            wanted: dtype,
         })
     }
 }

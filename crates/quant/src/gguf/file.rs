@@ -153,6 +153,19 @@ impl GgufFile {
         Ok(&self.content[self.ranges[self.index(name)?].clone()])
     }
 
+    /// Lets the operating system drop the pages of a tensor that has been copied, see
+    /// [`MappedFile::release`].
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`]
+    pub fn release(&self, name: &str) -> Result<()> {
+        let range = self.ranges[self.index(name)?].clone();
+        if let Content::Mapped(file) = &self.content {
+            file.release(range);
+        }
+        Ok(())
+    }
+
     /// The values of a tensor, in row-major order of its [`shape`](GgufTensor::shape).
     ///
     /// # Errors
