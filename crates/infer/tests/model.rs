@@ -224,3 +224,11 @@ fn a_request_stopped_by_the_caller_leaves_no_trace() {
         );
     }
 }
+
+#[test]
+fn a_sequence_classifier_has_nothing_to_generate_with() {
+    let model = load("llama_seqcls");
+    let request = Request::new(vec![1, 2, 3], SamplingParams::default());
+    let error = Generator::new(&model).generate(&[request]).unwrap_err();
+    assert_eq!(error.to_string(), "the model has no `lm_head` head");
+}

@@ -51,6 +51,9 @@ impl DecoderLm {
     ///
     /// `softcap(head(h) / logits_scaling)`.
     ///
+    /// Without `lm_head` the embedding's matrix serves; a classifier's means nothing here, see
+    /// [`CausalLm::check_predicts_tokens`](crate::CausalLm::check_predicts_tokens).
+    ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {

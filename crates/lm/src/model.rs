@@ -173,6 +173,17 @@ impl CausalLm {
         }
     }
 
+    /// Checks that the model predicts tokens; a sequence classifier scores its input instead.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`] for a classifier.
+    pub fn check_predicts_tokens(&self) -> Result<()> {
+        match self {
+            Self::Decoder(lm) if lm.score.is_some() => Err(Error::NoHead { head: "lm_head" }),
+            Self::Decoder(_) | Self::Gpt2(_) => Ok(()),
+        }
+    }
+
     /// Rows of the embedding.
     pub fn vocab_size(&self) -> usize {
         match self {

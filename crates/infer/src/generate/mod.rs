@@ -71,6 +71,7 @@ impl<'m> Generator<'m> {
         requests: &[Request],
         mut on_event: impl FnMut(Event<'_>) -> Control + Send,
     ) -> Result<Vec<Output>> {
+        self.model.check_predicts_tokens()?;
         // One hand-over to the thread pool for the whole generation instead of one an operation.
         in_pool(|| decode::decode(self.model, requests, self.prefill_chunk, &mut on_event))
     }
