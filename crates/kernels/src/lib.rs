@@ -1,4 +1,4 @@
-//! Custom tensor operations of Flametune: reference and native CPU forms side by side.
+//! Custom tensor operations of Flametune: reference, native CPU and GPU forms side by side.
 //!
 //! Layer 0: this crate knows tensors, and nothing of models, files or tokens (but for
 //! [`MappedFile`], because mapping memory is `unsafe` and `unsafe` code lives here only).
@@ -18,17 +18,21 @@
 //!
 //! # Forms of an operation
 //!
-//! Every public function checks its shapes and then takes one of two forms that give the same
+//! Every public function checks its shapes and then takes one of these forms, which give the same
 //! numbers:
 //!
 //! - the **native** form, when its tensors live on Burn's Flex backend, with or without autodiff,
 //!   in f32 ([`linear`] also takes bf16 and f16 weights under f32 activations);
-//! - the **reference** form, in plain tensor operations, in every other case: wgpu and CUDA with
-//!   and without fusion, other dtypes, any backend Burn may grow.
+//! - the **CubeCL** form, with feature `cube`, when they live on wgpu or CUDA, in f32 and in the
+//!   16-bit floats that the device computes with: [`packed_linear`], [`dequantize`],
+//!   [`quantize_blocks`], [`rms_norm`], [`layer_norm`], [`swiglu`], [`geglu_tanh`];
+//! - the **reference** form, in plain tensor operations, in every other case: other operations
+//!   and dtypes, any backend Burn may grow.
 //!
 //! The choice is made by looking at the device, before Burn's dispatch is entered. The native
 //! forms are registered with `#[backend_extension(Flex, Autodiff)]` alone, so the dispatch has no
-//! arm that could be missing, and no feature of this crate has to match the features of `burn`.
+//! arm that could be missing. The CubeCL forms are traits of their own, registered with
+//! `#[backend_extension(Cube, Autodiff, Fusion)]`.
 //!
 //! All forms are differentiable. The native ones keep what their hand-written backward pass needs
 //! and nothing else: a frozen weight costs no copy of the activations.
@@ -40,7 +44,9 @@
 //!
 //! # Features
 //!
-//! None.
+//! - `cube`: our CubeCL kernels, for the backends that Burn reaches through CubeCL. Needs one of
+//!   them in the build: Burn's `wgpu` or `cuda`. Turns Burn's `fusion` on, which the kernels have
+//!   a form for.
 //!
 //! # Not here
 //!
@@ -58,10 +64,15 @@
 
 mod attention;
 mod cpu;
+mod cross_entropy;
+#[cfg(feature = "cube")]
+mod cube;
 mod gated;
 mod linear;
 mod mmap;
 mod norm;
+mod packed;
+mod precision;
 pub mod reference;
 mod rope;
 #[cfg(test)]
@@ -70,9 +81,17 @@ mod simd;
 
 pub use attention::{AttentionMask, attention};
 pub use cpu::in_pool;
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyOutput, LogitOptions, linear_cross_entropy, linear_logps,
+    linear_logps_with_entropy,
+};
 pub use gated::{geglu_tanh, swiglu};
-pub use linear::linear;
+pub use linear::{linear, linear_with};
 pub use mmap::MappedFile;
 pub use norm::{layer_norm, rms_norm};
+pub use packed::{
+    CodeFormat, PackedScales, PackedWeight, dequantize, packed_linear, quantize_blocks,
+};
+pub use precision::Precision;
 pub use rope::rope;
 pub use simd::instruction_set;

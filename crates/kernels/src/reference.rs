@@ -9,7 +9,11 @@ use crate::gated::{Activation, reference::gated};
 use crate::norm::{Norm, reference::norm};
 
 pub use crate::attention::reference::attention;
-pub use crate::linear::reference::linear;
+pub use crate::cross_entropy::reference::{
+    linear_cross_entropy, linear_logps, linear_logps_with_entropy,
+};
+pub use crate::linear::reference::{linear, linear_with};
+pub use crate::packed::reference::{dequantize, packed_linear};
 pub use crate::rope::reference::rope;
 
 /// See [`rms_norm`](crate::rms_norm).

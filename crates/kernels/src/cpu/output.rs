@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{FlexTensor, Layout};
+use half::bf16;
 use rayon::prelude::*;
 
 /// Values that one task handles at least: below this, waking a thread costs more than it saves.
@@ -20,6 +21,15 @@ pub(crate) fn tensor(data: Vec<f32>, shape: Shape) -> FlexTensor {
         Bytes::from_elems(data),
         Layout::contiguous(shape),
         DType::F32,
+    )
+}
+
+/// A bf16 tensor over `data`, row-major.
+pub(crate) fn tensor_bf16(data: Vec<bf16>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(
+        Bytes::from_elems(data),
+        Layout::contiguous(shape),
+        DType::BF16,
     )
 }
 
@@ -72,20 +82,28 @@ where
 }
 
 /// A buffer that several threads write, each its own part.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shared(pub(crate) *mut f32);
+#[derive(Debug)]
+pub(crate) struct Shared<T = f32>(pub(crate) *mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: the pointer is only dereferenced in `unsafe` code that keeps the threads' parts apart.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
+impl<T> Shared<T> {
     /// The address of element `index`.
     ///
     /// # Safety
     /// `index` must not lie outside the buffer.
-    pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, index: usize) -> *mut T {
         // SAFETY: the caller vouches for `index`.
         unsafe { self.0.add(index) }
     }

@@ -1,3 +1,4 @@
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
 
@@ -65,6 +66,10 @@ impl Rows {
             width,
             stride,
         }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.tensor.dtype()
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -1,4 +1,6 @@
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub(crate) mod reference;
 #[cfg(test)]
@@ -9,10 +11,13 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
 
+#[cfg(all(test, feature = "cube"))]
+pub(crate) use cube::{GatedCubeGradients, GatedCubeOps};
+
 use crate::cpu;
 
 /// What the gate passes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Activation {
     Silu,
     GeluTanh,
@@ -89,8 +94,11 @@ pub fn geglu_tanh<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
     if cpu::takes(&gate) && cpu::takes(&up) {
         let y = Dispatch::gated_forward(gate.into_dispatch(), up.into_dispatch(), activation);
-        Tensor::from_dispatch(y)
-    } else {
-        reference::gated(gate, up, activation)
+        return Tensor::from_dispatch(y);
     }
+    #[cfg(feature = "cube")]
+    if cube::takes(&gate, &up) {
+        return cube::gated(gate, up, activation);
+    }
+    reference::gated(gate, up, activation)
 }

@@ -114,3 +114,54 @@ fn every_device_agrees() {
         }
     }
 }
+
+#[test]
+fn gradients_and_dtypes_agree_on_every_device() {
+    // More numbers than a cube of a GPU kernel has units, and views of one fused projection.
+    let run = |device: &Device, rows: usize, dtype: DType, activation, native: bool| {
+        let device = device.clone().autodiff();
+        let whole =
+            Tensor::<2>::from_data(numbers([rows, 140], 1), (&device, dtype)).require_grad();
+        let gate = whole.clone().slice([0..rows, 0..70]) * 3.0;
+        let up = whole.clone().slice([0..rows, 70..140]);
+        let y = if native {
+            fast(gate, up, activation)
+        } else {
+            reference::gated(gate, up, activation)
+        };
+        let gradients = pull_back(y.clone().cast(DType::F32));
+        let dwhole = whole.grad(&gradients).unwrap();
+        (y.inner().into_data(), dwhole.into_data())
+    };
+    // Numbers in whole fours, and not.
+    let cases = [8, 9]
+        .into_iter()
+        .flat_map(|rows| BOTH.map(|activation| (rows, activation)));
+    for (rows, activation) in cases {
+        let (expected, slope) = run(&Device::flex(), rows, DType::F32, activation, false);
+        for device in devices() {
+            let (y, gradient) = run(&device, rows, DType::F32, activation, true);
+            // A GPU's exponential is exact to a few units in the last place.
+            let tolerance = tol::roundings(DType::F32, 64).of_magnitude(4.0);
+            assert_close(&y, &expected, tolerance, &format!("y on {device:?}"));
+            assert_close(&gradient, &slope, tolerance, &format!("dx on {device:?}"));
+            if computes_f16(&device) {
+                let (y, gradient) = run(&device, rows, DType::F16, activation, true);
+                let tolerance = tol::roundings(DType::F16, 4).of_magnitude(4.0);
+                assert_eq!(y.dtype(), DType::F16);
+                assert_close(&y, &expected, tolerance, "y in f16");
+                assert_close(&gradient, &slope, tolerance, "dx in f16");
+            }
+        }
+    }
+}
+
+/// Whether a device that CubeCL reaches computes in f16; not every device does.
+fn computes_f16(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    if let Some(device) = crate::cube::device(device) {
+        return crate::cube::computes(&device.client(), DType::F16);
+    }
+    let _ = device;
+    false
+}

@@ -8,6 +8,7 @@ use burn::tensor::FloatDType;
 use burn_flex::{Flex, FlexTensor};
 
 use super::{LinearOps, flex};
+use crate::precision::Precision;
 
 #[derive(Debug)]
 struct LinearBackward;
@@ -18,6 +19,8 @@ struct State {
     x: Option<FlexTensor>,
     weight: Option<FlexTensor>,
     weight_dtype: FloatDType,
+    bias_dtype: FloatDType,
+    precision: Precision,
 }
 
 /// With parents x and weight, or x, weight and bias.
@@ -27,18 +30,21 @@ fn backward<const N: usize>(ops: Ops<State, N>, grads: &mut Gradients) {
         x,
         weight,
         weight_dtype,
+        bias_dtype,
+        precision,
     } = ops.state;
     let mut parents = ops.parents.into_iter();
     let mut parent = || parents.next().flatten();
     if let (Some(parent), Some(weight)) = (parent(), weight) {
-        grads.register::<Flex>(parent.id, flex::x_gradient(dy.clone(), weight));
+        grads.register::<Flex>(parent.id, flex::x_gradient(dy.clone(), weight, precision));
     }
     if let (Some(parent), Some(x)) = (parent(), x) {
-        let gradient = flex::weight_gradient(dy.clone(), x);
+        let gradient = flex::weight_gradient(dy.clone(), x, precision);
         grads.register::<Flex>(parent.id, Flex::float_cast(gradient, weight_dtype));
     }
     if let Some(parent) = parent() {
-        grads.register::<Flex>(parent.id, flex::bias_gradient(dy));
+        let gradient = Flex::float_cast(flex::bias_gradient(dy), bias_dtype);
+        grads.register::<Flex>(parent.id, gradient);
     }
 }
 
@@ -59,12 +65,22 @@ impl Backward<Flex, 3> for LinearBackward {
 }
 
 impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
-    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        precision: Precision,
+    ) -> FloatTensor<Self> {
         let (keep_x, keep_weight) = (weight.is_tracked(), x.is_tracked());
         let (x, x_node) = x.into_parts();
         let (weight, weight_node) = weight.into_parts();
-        let state = state(&x, keep_x, &weight, keep_weight);
-        let y = flex::forward(x, weight, None);
+        let state = State {
+            x: keep_x.then(|| x.clone()),
+            weight: keep_weight.then(|| weight.clone()),
+            weight_dtype: weight.dtype().into(),
+            bias_dtype: x.dtype().into(),
+            precision,
+        };
+        let y = flex::forward(x, weight, None, precision);
         match LinearBackward
             .prepare::<C>([x_node, weight_node])
             .compute_bound()
@@ -79,13 +95,20 @@ impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let (keep_x, keep_weight) = (weight.is_tracked(), x.is_tracked());
         let (x, x_node) = x.into_parts();
         let (weight, weight_node) = weight.into_parts();
         let (bias, bias_node) = bias.into_parts();
-        let state = state(&x, keep_x, &weight, keep_weight);
-        let y = flex::forward(x, weight, Some(bias));
+        let state = State {
+            x: keep_x.then(|| x.clone()),
+            weight: keep_weight.then(|| weight.clone()),
+            weight_dtype: weight.dtype().into(),
+            bias_dtype: bias.dtype().into(),
+            precision,
+        };
+        let y = flex::forward(x, weight, Some(bias), precision);
         let nodes = [x_node, weight_node, bias_node];
         match LinearBackward
             .prepare::<C>(nodes)
@@ -95,13 +118,5 @@ impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
             OpsKind::Tracked(prep) => prep.finish(state, y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
-    }
-}
-
-fn state(x: &FlexTensor, keep_x: bool, weight: &FlexTensor, keep_weight: bool) -> State {
-    State {
-        x: keep_x.then(|| x.clone()),
-        weight: keep_weight.then(|| weight.clone()),
-        weight_dtype: weight.dtype().into(),
     }
 }

@@ -14,7 +14,7 @@ const PARALLEL: usize = 64 * 64 * 64;
 
 /// A strided f32 matrix: entry `(i, j)` is `data[i·row_stride + j·col_stride]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -25,7 +25,7 @@ pub(super) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// # Panics
     /// When `data` does not hold the matrix.
-    pub(super) fn new(
+    pub(crate) fn new(
         data: &'a [f32],
         [rows, cols]: [usize; 2],
         [row_stride, col_stride]: [usize; 2],
@@ -42,12 +42,12 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    pub(super) fn of_rows(view: &'a Rows) -> Self {
+    pub(crate) fn of_rows(view: &'a Rows) -> Self {
         Self::new(view.data(), [view.rows(), view.width()], [view.stride(), 1])
     }
 
     /// Views a tensor of rank 2 without negative strides, see [`forward_strides`].
-    pub(super) fn of_tensor(tensor: &'a FlexTensor) -> Self {
+    pub(crate) fn of_tensor(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let (shape, strides) = (layout.shape(), layout.strides());
         let strides = [strides[0].unsigned_abs(), strides[1].unsigned_abs()];
@@ -58,7 +58,7 @@ impl<'a> Matrix<'a> {
         )
     }
 
-    pub(super) fn transposed(self) -> Self {
+    pub(crate) fn transposed(self) -> Self {
         Self {
             rows: self.cols,
             cols: self.rows,
@@ -69,7 +69,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The columns from `first` on, at most `count`.
-    pub(super) fn columns(self, first: usize, count: usize) -> Self {
+    pub(crate) fn columns(self, first: usize, count: usize) -> Self {
         let cols = count.min(self.cols - first);
         let data = &self.data[(first * self.col_stride).min(self.data.len())..];
         Self { data, cols, ..self }
@@ -77,7 +77,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// The tensor, copied if a dimension runs backwards.
-pub(super) fn forward_strides(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn forward_strides(tensor: FlexTensor) -> FlexTensor {
     if tensor.layout().strides().iter().all(|&stride| stride >= 0) {
         tensor
     } else {
@@ -86,7 +86,7 @@ pub(super) fn forward_strides(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// `a·b`, row-major, every row starting from `bias`.
-pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     let mut out = Vec::<f32>::with_capacity(m * n);
     if let Some(bias) = bias {
@@ -112,7 +112,7 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
 /// # Safety
 /// `out` must be valid for writing, and reading if `add`, `a.rows` rows of `b.cols` values, which
 /// start `stride` apart.
-pub(super) unsafe fn product_into(
+pub(crate) unsafe fn product_into(
     a: Matrix<'_>,
     b: Matrix<'_>,
     (out, stride): (*mut f32, usize),

@@ -1,114 +1,225 @@
-//! Products with a bf16 or f16 weight: blocks of it become f32 in a thread's own cache, right
-//! before `gemm` uses them, so that no dense f32 copy of the weight exists.
-#![allow(unsafe_code, reason = "threads write separate columns of one output")]
+//! Products with a weight that is not f32 in memory: panels of it become f32 in a thread's own
+//! cache, right before they are multiplied, so that no dense f32 copy of the weight exists.
+#![allow(unsafe_code, reason = "threads write separate parts of one output")]
 
-use gemm::Parallelism;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, product_into};
-use crate::cpu::{Rows, Shared, Stored};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::cpu::{Decode, Rows, Shared};
+use crate::simd::{Kernel, Panels, Simd, Strided, dispatch, product};
 
-/// Output columns per task. Fixed, so that results do not depend on the number of threads.
+/// Output columns of a task; half of them where there would be few tasks.
+///
+/// This and the other sizes are fixed, so that results do not depend on the number of threads.
 const COLUMNS: usize = 128;
 
-/// Reduction steps per converted block in [`gradient`].
+/// The most output rows of a task, about: so many that decoding a panel for each of several tasks
+/// costs little.
+const ROWS: usize = 384;
+
+/// A multiple of the rows of every instruction set's tile.
+const TILES: usize = 12;
+
+/// Reduction steps per decoded panel.
 const STEPS: usize = 256;
 
-/// `y = x·Wᵀ + b`: each task converts some rows of W and makes as many columns of y.
-pub(super) fn forward<W: Stored>(x: &Rows, weight: &Rows, bias: Option<&[f32]>) -> Vec<f32> {
-    let (m, n, k) = (x.rows(), weight.rows(), x.width());
-    let mut y = Vec::<f32>::with_capacity(m * n);
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), n);
-        (0..m).for_each(|_| y.extend_from_slice(bias));
-    }
-    let out = Shared(y.as_mut_ptr());
-    let w = weight.data::<W>();
-    (0..n.div_ceil(COLUMNS))
-        .into_par_iter()
-        .for_each_init(Vec::new, |block, task| {
-            let first = task * COLUMNS;
-            let count = COLUMNS.min(n - first);
-            convert(
-                &w[first * weight.stride()..],
-                [count, k, weight.stride()],
-                block,
-            );
-            let panel = Matrix::new(block, [count, k], [k, 1]).transposed();
-            // SAFETY: columns `first..first + count` of the `m` rows belong to this task alone; they
-            // hold values iff there is a bias.
-            unsafe {
-                let out = (out.at(first), n);
-                product_into(
-                    Matrix::of_rows(x),
-                    panel,
-                    out,
-                    bias.is_some(),
-                    Parallelism::None,
-                );
-            }
-        });
-    // SAFETY: the capacity is `m·n`, and the tasks together wrote all columns.
-    unsafe { y.set_len(m * n) };
-    y
+/// `y = x·Wᵀ + b`.
+pub(crate) fn forward<D: Decode>(x: &Rows, weight: &D, bias: Option<&[f32]>) -> Vec<f32> {
+    let [d_out, d_in] = weight.shape();
+    assert!(x.width() == d_in && bias.is_none_or(|bias| bias.len() == d_out));
+    tiled::<D, true>(x, weight, bias, [d_in, d_out])
 }
 
-/// `dx = dy·W`: each task converts some columns of W, block of rows by block of rows, and makes
-/// the same columns of dx.
-pub(super) fn gradient<W: Stored>(dy: &Rows, weight: &Rows) -> Vec<f32> {
-    let (m, n, k) = (dy.rows(), weight.rows(), weight.width());
-    let mut dx = vec![0.0f32; m * k];
-    let out = Shared(dx.as_mut_ptr());
-    let w = weight.data::<W>();
-    (0..k.div_ceil(COLUMNS))
-        .into_par_iter()
-        .for_each_init(Vec::new, |block, task| {
-            let first = task * COLUMNS;
-            let count = COLUMNS.min(k - first);
-            for step in (0..n).step_by(STEPS) {
-                let steps = STEPS.min(n - step);
-                let from = &w[step * weight.stride() + first..];
-                convert(from, [steps, count, weight.stride()], block);
-                let left = Matrix::of_rows(dy).columns(step, steps);
-                let right = Matrix::new(block, [steps, count], [count, 1]);
-                // SAFETY: columns `first..first + count` of the `m` rows belong to this task alone.
-                unsafe { product_into(left, right, (out.at(first), k), true, Parallelism::None) };
-            }
-        });
-    dx
+/// `dx = dy·W`.
+pub(crate) fn gradient<D: Decode>(dy: &Rows, weight: &D) -> Vec<f32> {
+    let [d_out, d_in] = weight.shape();
+    assert_eq!(dy.width(), d_out);
+    tiled::<D, false>(dy, weight, None, [d_out, d_in])
 }
 
-/// Makes `block` the f32 copy of `rows` rows of `width` values, which start `stride` apart.
-fn convert<W: Stored>(from: &[W], [rows, width, stride]: [usize; 3], block: &mut Vec<f32>) {
-    block.resize(rows * width, 0.0);
-    for (row, to) in block.chunks_exact_mut(width.max(1)).enumerate() {
-        dispatch(Convert {
-            from: &from[row * stride..][..width],
-            to,
-        });
-    }
+/// `left·right + bias`, `[m, k]` times `[k, n]`, with the weight or its transpose on the right.
+fn tiled<D: Decode, const TRANSPOSED: bool>(
+    left: &Rows,
+    weight: &D,
+    bias: Option<&[f32]>,
+    [k, n]: [usize; 2],
+) -> Vec<f32> {
+    let m = left.rows();
+    let mut out = vec![0.0; m * n];
+    let shared = Shared(out.as_mut_ptr());
+    let columns = if n < 8 * COLUMNS {
+        COLUMNS / 2
+    } else {
+        COLUMNS
+    };
+    let row_tasks = m.div_ceil(ROWS);
+    let rows_per_task = m.div_ceil(row_tasks.max(1)).next_multiple_of(TILES);
+    let column_tasks = n.div_ceil(columns);
+    (0..column_tasks * row_tasks).into_par_iter().for_each_init(
+        Buffers::default,
+        |buffers, task| {
+            // Neighbouring tasks share rows of the left-hand matrix.
+            let row = task / column_tasks * rows_per_task;
+            let col = task % column_tasks * columns;
+            dispatch(Task::<D, TRANSPOSED> {
+                left,
+                weight,
+                bias,
+                out: (shared, n),
+                rows: row..(row + rows_per_task).min(m),
+                cols: col..(col + columns).min(n),
+                steps: k,
+                buffers,
+            });
+        },
+    );
+    out
 }
 
-struct Convert<'a, W> {
-    from: &'a [W],
-    to: &'a mut [f32],
+/// What a thread keeps from task to task.
+#[derive(Default)]
+struct Buffers {
+    /// Steps × columns of the right-hand matrix, panel by panel.
+    panels: Vec<f32>,
+    /// Rows of the weight before they are transposed.
+    rows: Vec<f32>,
+    /// Products of the last columns, where they don't fill a register.
+    edge: Vec<f32>,
 }
 
-impl<W: Stored> Kernel for Convert<'_, W> {
+/// The outputs `rows` × `cols`.
+struct Task<'a, D, const TRANSPOSED: bool> {
+    left: &'a Rows,
+    weight: &'a D,
+    bias: Option<&'a [f32]>,
+    out: (Shared, usize),
+    rows: Range<usize>,
+    cols: Range<usize>,
+    steps: usize,
+    buffers: &'a mut Buffers,
+}
+
+impl<D: Decode, const TRANSPOSED: bool> Kernel for Task<'_, D, TRANSPOSED> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let whole = self.to.len() - self.to.len() % S::LANES;
-        for at in (0..whole).step_by(S::LANES) {
-            // SAFETY: both slices have `LANES` values from `at` on.
+    fn run<S: Simd>(mut self, s: S) {
+        self.start();
+        for first in (0..self.steps).step_by(STEPS) {
+            let steps = first..(first + STEPS).min(self.steps);
+            self.fill(s, steps.clone());
+            self.multiply(s, steps);
+        }
+    }
+}
+
+impl<D: Decode, const TRANSPOSED: bool> Task<'_, D, TRANSPOSED> {
+    /// Puts the bias where sums begin; all else is zero already.
+    fn start(&self) {
+        let (Some(bias), (out, n)) = (self.bias, self.out) else {
+            return;
+        };
+        let bias = &bias[self.cols.clone()];
+        for row in self.rows.clone() {
+            // SAFETY: the row and the columns lie in the output, and this task alone writes them.
             unsafe {
-                let value = W::load(s, self.from[at..][..S::LANES].as_ptr());
-                s.store(value, self.to[at..][..S::LANES].as_mut_ptr());
+                let to = out.at(row * n + self.cols.start);
+                std::ptr::copy_nonoverlapping(bias.as_ptr(), to, bias.len());
             }
         }
-        for (from, to) in self.from[whole..].iter().zip(&mut self.to[whole..]) {
-            *to = from.to_f32();
+    }
+
+    /// Makes the panels for these steps of the reduction.
+    #[inline(always)]
+    fn fill<S: Simd>(&mut self, s: S, steps: Range<usize>) {
+        let Buffers { panels, rows, .. } = &mut *self.buffers;
+        let width = S::TILE_VECS * S::LANES;
+        panels.resize(COLUMNS.next_multiple_of(width) * STEPS, 0.0);
+        for (panel, first) in panels
+            .chunks_exact_mut(width * steps.len())
+            .zip(self.cols.clone().step_by(width))
+        {
+            let cols = first..(first + width).min(self.cols.end);
+            if TRANSPOSED {
+                rows.resize(S::LANES * STEPS, 0.0);
+                for (vec, first) in cols.clone().step_by(S::LANES).enumerate() {
+                    let group = first..(first + S::LANES).min(cols.end);
+                    let rows = &mut rows[..S::LANES * steps.len()];
+                    let (wanted, _) = rows.split_at_mut(group.len() * steps.len());
+                    self.weight.decode(group, steps.clone(), wanted);
+                    transposed(s, rows, &mut panel[vec * S::LANES..], width, steps.len());
+                }
+            } else if cols.len() == width {
+                self.weight.decode(steps.clone(), cols, panel);
+            } else {
+                rows.resize(width * STEPS, 0.0);
+                let rows = &mut rows[..cols.len() * steps.len()];
+                self.weight.decode(steps.clone(), cols.clone(), rows);
+                for (from, to) in rows
+                    .chunks_exact(cols.len())
+                    .zip(panel.chunks_exact_mut(width))
+                {
+                    to[..cols.len()].copy_from_slice(from);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of these steps.
+    #[inline(always)]
+    fn multiply<S: Simd>(&mut self, s: S, steps: Range<usize>) {
+        let Buffers { panels, edge, .. } = &mut *self.buffers;
+        let (rows, cols) = (self.rows.len(), self.cols.len());
+        let width = S::TILE_VECS * S::LANES;
+        let left = &self.left.data::<f32>()[self.rows.start * self.left.stride() + steps.start..];
+        assert!(rows == 0 || (rows - 1) * self.left.stride() + steps.len() <= left.len());
+        let left = Strided {
+            start: left.as_ptr(),
+            row_stride: self.left.stride(),
+            col_stride: 1,
+        };
+        let right = |first: usize| Panels {
+            start: panels[first / width * width * steps.len() + first % width..].as_ptr(),
+            row_stride: width,
+            panel_stride: width * steps.len(),
+        };
+        let (out, n) = self.out;
+        let (vecs, whole) = (cols / S::LANES, cols - cols % S::LANES);
+        // SAFETY: the left-hand rows were checked above; the panels have all columns, whole
+        // registers of them, for every step; rows and columns lie in the output, which this task
+        // alone writes there.
+        unsafe {
+            let out = out.at(self.rows.start * n + self.cols.start);
+            product(s, (rows, vecs, steps.len()), left, right(0), (out, n), true);
+            if whole < cols {
+                edge.resize(rows * S::LANES, 0.0);
+                let sums = (edge.as_mut_ptr(), S::LANES);
+                product(s, (rows, 1, steps.len()), left, right(whole), sums, false);
+                for (row, sums) in edge.chunks_exact(S::LANES).take(rows).enumerate() {
+                    for (col, sum) in (whole..cols).zip(sums) {
+                        *out.add(row * n + col) += sum;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes `LANES` rows of `len` values as columns into rows `stride` apart.
+#[inline(always)]
+fn transposed<S: Simd>(s: S, rows: &[f32], to: &mut [f32], stride: usize, len: usize) {
+    assert!(rows.len() == S::LANES * len && to.len() >= (len - 1) * stride + S::LANES);
+    let whole = len - len % S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        // SAFETY: the rows have `LANES` values from `at` on, and as many rows of `to` follow.
+        unsafe {
+            let to = to.as_mut_ptr().add(at * stride);
+            s.transpose((rows.as_ptr().add(at), len), (to, stride));
+        }
+    }
+    for at in whole..len {
+        for lane in 0..S::LANES {
+            to[at * stride + lane] = rows[lane * len + at];
         }
     }
 }

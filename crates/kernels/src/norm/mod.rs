@@ -1,4 +1,6 @@
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 mod flex;
 pub(crate) mod reference;
 #[cfg(test)]
@@ -8,6 +10,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
+
+#[cfg(all(test, feature = "cube"))]
+pub(crate) use cube::{NormCubeGradients, NormCubeOps};
 
 use crate::cpu;
 
@@ -135,6 +140,10 @@ fn norm<const D: usize>(
         );
     }
     if !(cpu::takes(&x) && cpu::takes(&weight) && bias.as_ref().is_none_or(cpu::takes)) {
+        #[cfg(feature = "cube")]
+        if cube::takes(&x, &weight, bias.as_ref()) {
+            return cube::norm(x, weight, bias, norm);
+        }
         return reference::norm(x, weight, bias, norm);
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());

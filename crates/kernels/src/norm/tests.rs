@@ -143,3 +143,53 @@ fn every_device_agrees() {
         }
     }
 }
+
+#[test]
+fn gradients_agree_on_every_device() {
+    // More columns than a cube of a GPU kernel has units, more rows than blocks of rows, and a
+    // row and a column left over.
+    let run = |device: &Device, shape: [usize; 3], centred: bool, native: bool| {
+        let device = device.clone().autodiff();
+        let x = tensor(shape, 1, &device).require_grad();
+        let weight = tensor([shape[2]], 2, &device).require_grad();
+        let bias = centred.then(|| tensor([shape[2]], 3, &device).require_grad());
+        let form = if native { norm } else { reference::norm };
+        let norm = Norm { eps: 1e-5, centred };
+        let y = form(x.clone(), weight.clone(), bias.clone(), norm);
+        let gradients = pull_back(y.clone());
+        let mut all = vec![
+            y.inner().into_data(),
+            x.grad(&gradients).unwrap().into_data(),
+            weight.grad(&gradients).unwrap().into_data(),
+        ];
+        all.extend(bias.map(|bias| bias.grad(&gradients).unwrap().into_data()));
+        all
+    };
+    for device in devices() {
+        for shape in [[1, 1, 5], [3, 11, 131], [2, 35, 16]] {
+            for centred in [false, true] {
+                let got = run(&device, shape, centred, true);
+                let expected = run(&Device::flex(), shape, centred, false);
+                for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    let what = format!("{i} of {shape:?} on {device:?}");
+                    assert_close(got, expected, tol::f32_sum(2048), &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn more_rows_than_one_axis_of_a_launch_has_cubes() {
+    for device in devices() {
+        let x = tensor([65_600, 2], 1, &device);
+        let ones = Tensor::<1>::ones([2], &device);
+        let got = rms_norm(x.clone(), ones.clone(), 1e-5).into_data();
+        let expected = rms_norm(
+            x.to_device(&Device::flex()),
+            ones.to_device(&Device::flex()),
+            1e-5,
+        );
+        assert_close(&got, &expected.into_data(), tol::f32_sum(8), "y");
+    }
+}

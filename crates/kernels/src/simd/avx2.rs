@@ -40,6 +40,7 @@ pub(crate) fn run<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
+    const FUSED: bool = true;
     const TILE_ROWS: usize = 6;
     const TILE_VECS: usize = 2;
 
@@ -101,6 +102,77 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16(self, value: __m256, to: *mut u16) {
+        // SAFETY: passed on unchanged.
+        unsafe { self.store_upper(self.round_bf16(value), to) }
+    }
+    #[inline(always)]
+    unsafe fn store_upper(self, value: __m256, to: *mut u16) {
+        // SAFETY: the token proves AVX2; the caller vouches for 8 values of 2 bytes.
+        unsafe {
+            let upper = _mm256_srli_epi32::<16>(_mm256_castps_si256(value));
+            let low = _mm256_castsi256_si128(upper);
+            let packed = _mm_packus_epi32(low, _mm256_extracti128_si256::<1>(upper));
+            _mm_storeu_si128(to.cast(), packed);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const u8) -> __m256 {
+        // SAFETY: the token proves AVX2; the caller vouches for 8 bytes.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, [low, high]: [__m256; 2], codes: *const u8) -> [__m256; 2] {
+        #[inline(always)]
+        unsafe fn entries(low: __m256, high: __m256, codes: __m256i) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let from_low = _mm256_permutevar8x32_ps(low, codes);
+                let from_high = _mm256_permutevar8x32_ps(high, codes);
+                // Bit 3 of the code, as the sign that the blend looks at.
+                let which = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes));
+                _mm256_blendv_ps(from_low, from_high, which)
+            }
+        }
+        // SAFETY: the token proves AVX2; the caller vouches for 8 bytes.
+        unsafe {
+            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes.cast()));
+            let upper = entries(low, high, _mm256_srli_epi32::<4>(codes));
+            [upper, entries(low, high, codes)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        (from, from_stride): (*const f32, usize),
+        (to, to_stride): (*mut f32, usize),
+    ) {
+        // SAFETY: the token proves AVX2; the caller vouches for 8 rows of 8 values.
+        unsafe {
+            // Pairs of rows, then fours of them, within each half; then the halves.
+            let mut fours = [_mm256_setzero_ps(); 8];
+            for i in 0..2 {
+                let from = from.add(4 * i * from_stride);
+                let a = _mm256_loadu_ps(from);
+                let b = _mm256_loadu_ps(from.add(from_stride));
+                let c = _mm256_loadu_ps(from.add(2 * from_stride));
+                let d = _mm256_loadu_ps(from.add(3 * from_stride));
+                let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                fours[4 * i] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                fours[4 * i + 1] = _mm256_shuffle_ps::<0xee>(ab, cd);
+                let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                fours[4 * i + 2] = _mm256_shuffle_ps::<0x44>(ab, cd);
+                fours[4 * i + 3] = _mm256_shuffle_ps::<0xee>(ab, cd);
+            }
+            for j in 0..4 {
+                let (a, b) = (fours[j], fours[4 + j]);
+                _mm256_storeu_ps(to.add(j * to_stride), _mm256_permute2f128_ps::<0x20>(a, b));
+                let high = _mm256_permute2f128_ps::<0x31>(a, b);
+                _mm256_storeu_ps(to.add((4 + j) * to_stride), high);
+            }
+        }
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: the token proves AVX2.
         unsafe { _mm256_add_ps(a, b) }
@@ -158,6 +230,32 @@ impl Simd for Avx2 {
             let second = _mm256_slli_epi32::<23>(rest);
             let a = _mm256_mul_ps(a, _mm256_castsi256_ps(first));
             _mm256_mul_ps(a, _mm256_castsi256_ps(second))
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, a: __m256, b: __m256) -> [__m256; 2] {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            [
+                _mm256_permute2f128_ps::<0x20>(low, high),
+                _mm256_permute2f128_ps::<0x31>(low, high),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            // Half a unit in the last place, less one bit where the result is even already.
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_add_epi32(bits, half);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+            let chosen = _mm256_blendv_epi8(rounded, quiet, nan);
+            _mm256_castsi256_ps(_mm256_and_si256(chosen, _mm256_set1_epi32(!0xffff)))
         }
     }
     #[inline(always)]

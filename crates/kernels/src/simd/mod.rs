@@ -13,6 +13,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod element;
 mod math;
 mod portable;
@@ -24,6 +26,8 @@ pub(crate) mod tests;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512bf16::Avx512Bf16;
 pub(crate) use element::Element;
 pub(crate) use math::{exp, sigmoid, tanh};
 pub(crate) use portable::Portable;
@@ -39,6 +43,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// Values in a register.
     const LANES: usize;
+    /// Whether [`mul_add`](Self::mul_add) rounds once.
+    const FUSED: bool;
     /// Rows and registers per row of the accumulator tile of [`product()`].
     const TILE_ROWS: usize;
     /// See [`Self::TILE_ROWS`].
@@ -71,12 +77,38 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing `n < LANES` values.
     unsafe fn store_head(self, value: Self::V, to: *mut f32, n: usize);
+    /// Rounds to bf16, to nearest, ties to even; NaN stays NaN.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing `LANES` bf16 values.
+    unsafe fn store_bf16(self, value: Self::V, to: *mut u16);
+    /// Writes the upper halves of the bits: of values that are bf16 already, all there is.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing `LANES` bf16 values.
+    unsafe fn store_upper(self, value: Self::V, to: *mut u16);
+    /// Signed bytes.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading `LANES` bytes.
+    unsafe fn load_i8(self, from: *const u8) -> Self::V;
+    /// What the upper and what the lower halves of `LANES` bytes stand for in a table of 16
+    /// values: its first `LANES`, then, with eight lanes, the others.
+    ///
+    /// # Safety
+    /// `codes` must be valid for reading `LANES` bytes.
+    unsafe fn look_up(self, table: [Self::V; 2], codes: *const u8) -> [Self::V; 2];
+    /// Writes the transpose of `LANES` rows of `LANES` values; rows start a stride apart.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading and `to` for writing those rows.
+    unsafe fn transpose(self, from: (*const f32, usize), to: (*mut f32, usize));
 
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a·b + c`, rounded once.
+    /// `a·b + c`, rounded once if [`FUSED`](Self::FUSED).
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The smaller; `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
@@ -88,6 +120,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, a: Self::V) -> Self::V;
     /// `a·2ⁿ` for integral `n` in `-126..=128`.
     fn scale_by_power(self, a: Self::V, n: Self::V) -> Self::V;
+    /// The values of `a` and `b` by turns, `a` first.
+    fn interleave(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// The nearest bf16, ties to even; NaN stays NaN.
+    fn round_bf16(self, a: Self::V) -> Self::V;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, a: Self::V) -> f32;
     /// The largest lane.
@@ -122,7 +158,7 @@ fn permitted(rank: u8) -> bool {
     #[cfg(test)]
     return rank <= tests::highest();
     #[cfg(not(test))]
-    return rank <= 2;
+    return rank <= 3;
 }
 
 /// The name of the instruction set that the native forms use on this processor: `avx512`, `avx2`

@@ -36,6 +36,7 @@ fn fold(mut a: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 impl Simd for Portable {
     type V = [f32; LANES];
     const LANES: usize = LANES;
+    const FUSED: bool = false;
     const TILE_ROWS: usize = 4;
     const TILE_VECS: usize = 2;
 
@@ -84,6 +85,49 @@ impl Simd for Portable {
         debug_assert!(n < LANES);
         // SAFETY: the caller vouches for `n < LANES` values.
         unsafe { std::ptr::copy_nonoverlapping(value.as_ptr(), to, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, value: Self::V, to: *mut u16) {
+        let bits = value.map(|value| bf16::from_f32(value).to_bits());
+        // SAFETY: the caller vouches for `LANES` values.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
+    unsafe fn store_upper(self, value: Self::V, to: *mut u16) {
+        #[allow(clippy::cast_possible_truncation, reason = "16 bits are left")]
+        let bits = value.map(|value| (value.to_bits() >> 16) as u16);
+        // SAFETY: the caller vouches for `LANES` values.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const u8) -> Self::V {
+        // SAFETY: the caller vouches for `LANES` bytes.
+        unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, [low, high]: [Self::V; 2], codes: *const u8) -> [Self::V; 2] {
+        let mut table = [0.0; 2 * LANES];
+        table[..LANES].copy_from_slice(&low);
+        table[LANES..].copy_from_slice(&high);
+        // SAFETY: the caller vouches for `LANES` bytes.
+        let codes = unsafe { codes.cast::<[u8; LANES]>().read_unaligned() };
+        [
+            codes.map(|code| table[usize::from(code >> 4)]),
+            codes.map(|code| table[usize::from(code & 15)]),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        (from, from_stride): (*const f32, usize),
+        (to, to_stride): (*mut f32, usize),
+    ) {
+        for i in 0..LANES {
+            for j in 0..LANES {
+                // SAFETY: `i` and `j` are a row and a column of the caller's matrices.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+            }
+        }
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -136,6 +180,23 @@ impl Simd for Portable {
             let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
             a * power(half) * power(n - half)
         })
+    }
+    #[inline(always)]
+    fn interleave(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let by_turns = |first: usize| {
+            std::array::from_fn(|i| {
+                if i % 2 == 0 {
+                    a[first + i / 2]
+                } else {
+                    b[first + i / 2]
+                }
+            })
+        };
+        [by_turns(0), by_turns(LANES / 2)]
+    }
+    #[inline(always)]
+    fn round_bf16(self, a: Self::V) -> Self::V {
+        a.map(|a| bf16::from_f32(a).to_f32())
     }
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {

@@ -8,10 +8,11 @@ use flametune_testkit::{assert_close, tol};
 
 use super::{Kernel, Portable, Simd};
 use crate::sample::{leaf, pull_back, tensor};
-use crate::{AttentionMask, reference};
+use crate::{AttentionMask, Precision, reference};
 
-/// The highest rank of instruction set that dispatch may use: 0 portable, 1 AVX2, 2 AVX-512.
-static HIGHEST: AtomicU8 = AtomicU8::new(2);
+/// The highest rank of instruction set that may be used: 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512
+/// with BF16.
+static HIGHEST: AtomicU8 = AtomicU8::new(3);
 /// Held for writing while [`HIGHEST`] is lowered, for reading by tests that compare bits.
 static CHANGING: RwLock<()> = RwLock::new(());
 
@@ -22,6 +23,15 @@ pub(crate) fn highest() -> u8 {
 /// Keeps the instruction set from changing while the guard lives.
 pub(crate) fn steady() -> RwLockReadGuard<'static, ()> {
     CHANGING.read().unwrap()
+}
+
+/// Runs `check` once for every rank that an instruction set may have.
+pub(crate) fn on_every_rank(check: impl Fn()) {
+    let _changing = CHANGING.write().unwrap();
+    for rank in 0..=3 {
+        HIGHEST.store(rank, Ordering::Relaxed);
+        check();
+    }
 }
 
 /// Runs a kernel on every instruction set this processor has.
@@ -67,15 +77,62 @@ fn slices_of_any_length_are_read_and_written_whole() {
     }
 }
 
+/// Rounds a register at a time.
+#[derive(Clone)]
+struct Rounded(Vec<f32>);
+
+impl Kernel for Rounded {
+    type Output = Vec<u16>;
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "a raw load and store of whole registers")]
+    fn run<S: Simd>(self, s: S) -> Vec<u16> {
+        let mut out = vec![0; self.0.len()];
+        for (from, to) in self
+            .0
+            .chunks_exact(S::LANES)
+            .zip(out.chunks_exact_mut(S::LANES))
+        {
+            // SAFETY: both slices have `LANES` values.
+            unsafe { s.store_bf16(s.load(from.as_ptr()), to.as_mut_ptr()) };
+        }
+        out
+    }
+}
+
+#[test]
+fn rounding_to_bf16_is_to_nearest_ties_to_even() {
+    let mut values = vec![
+        f32::NAN,
+        -f32::NAN,
+        f32::INFINITY,
+        f32::MIN,
+        f32::MAX,
+        0.0,
+        -0.0,
+    ];
+    // Signalling NaN, subnormal numbers, ties, and what lies beside them.
+    values.extend([0x7f80_0001, 0xffbf_ffff, 1, 0x8000_8001].map(f32::from_bits));
+    for upper in [0x3f80, 0x3f81, 0xbfff, 0x0001, 0x7f7f] {
+        values.extend([0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits((upper << 16) | low)));
+    }
+    values.resize(values.len().next_multiple_of(16), 1.0);
+    let expected: Vec<u16> = values
+        .iter()
+        .map(|&value| half::bf16::from_f32(value).to_bits())
+        .collect();
+    for (set, got) in on_each(Rounded(values)) {
+        assert_eq!(got, expected, "{set}");
+    }
+}
+
 #[test]
 fn operations_agree_on_every_instruction_set() {
-    let _changing = CHANGING.write().unwrap();
-    for rank in 0..=2 {
-        HIGHEST.store(rank, Ordering::Relaxed);
+    on_every_rank(|| {
         linear();
+        packed();
         element_wise();
         attention();
-    }
+    });
 }
 
 fn linear() {
@@ -95,6 +152,39 @@ fn linear() {
             let (y_expected, dx_expected) = gradient(reference::linear);
             assert_close(&y, &y_expected, tol::f32_sum(64), "y");
             assert_close(&dx, &dx_expected, tol::f32_sum(150), "dx");
+        }
+    }
+}
+
+fn packed() {
+    use crate::packed::tests::{kinds, random_weight};
+    let device = Device::flex();
+    for (rows, d_in, d_out, block_size) in [
+        (1, 64, 21, 64),
+        (3, 96, 9, 64),
+        (7, 37, 12, 32),
+        (40, 64, 150, 64),
+        (40, 33, 70, 32),
+    ] {
+        for kind in kinds(block_size) {
+            let weight = random_weight([d_out, d_in], kind, 2, &device);
+            for precision in [Precision::Full, Precision::Bf16] {
+                let x = leaf([rows, d_in], 1);
+                let y = crate::packed_linear(x.clone(), &weight, None, precision);
+                let plain = x.clone().inner();
+                let expected = reference::packed_linear(plain, &weight, None, precision);
+                // Numbers of the weight lie below 2.5.
+                let tolerance = tol::f32_sum(64).of_magnitude(2.5);
+                let got = y.clone().inner().into_data();
+                assert_close(&got, &expected.into_data(), tolerance, "y");
+                if precision == Precision::Full {
+                    let dx = x.grad(&pull_back(y)).unwrap().into_data();
+                    let dy = tensor::<2>([rows, d_out], 99, &device);
+                    let expected = dy.matmul(reference::dequantize(&weight)).into_data();
+                    let tolerance = tol::f32_sum(150).of_magnitude(2.5);
+                    assert_close(&dx, &expected, tolerance, "dx");
+                }
+            }
         }
     }
 }

@@ -1,0 +1,132 @@
+//! Dense rows as a matrix that comes out a part at a time.
+#![allow(
+    unsafe_code,
+    reason = "raw loads and stores inside bounds checked here"
+)]
+
+use std::ops::Range;
+
+use burn::tensor::DType;
+use half::{bf16, f16};
+
+use super::{Decode, Rows, Stored};
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Of f32, bf16 or f16.
+impl Decode for Rows {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows(), self.width()]
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        match self.dtype() {
+            DType::BF16 => convert::<bf16, _>(self, rows, cols, out),
+            DType::F16 => convert::<f16, _>(self, rows, cols, out),
+            _ => convert::<f32, _>(self, rows, cols, out),
+        }
+    }
+
+    fn decode_bf16(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+        match self.dtype() {
+            DType::BF16 => copy(self, rows, cols, out),
+            DType::F16 => convert::<f16, _>(self, rows, cols, out),
+            _ => convert::<f32, _>(self, rows, cols, out),
+        }
+    }
+
+    fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
+        (self.dtype() == DType::BF16).then(|| (self.data(), self.stride()))
+    }
+}
+
+/// Calls `each` with the values of every row of the part and where they go.
+fn rows_of<E: Stored, T>(
+    view: &Rows,
+    rows: Range<usize>,
+    cols: &Range<usize>,
+    out: &mut [T],
+    mut each: impl FnMut(&[E], &mut [T]),
+) {
+    assert!(rows.end <= view.rows() && cols.end <= view.width());
+    assert_eq!(out.len(), rows.len() * cols.len());
+    let data = view.data::<E>();
+    for (row, to) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+        each(&data[row * view.stride()..][cols.clone()], to);
+    }
+}
+
+fn copy(view: &Rows, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+    rows_of::<bf16, _>(view, rows, &cols, out, |from, to| {
+        to.iter_mut()
+            .zip(from)
+            .for_each(|(to, from)| *to = from.to_bits());
+    });
+}
+
+fn convert<E: Stored, T: Target>(
+    view: &Rows,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    out: &mut [T],
+) {
+    rows_of::<E, _>(view, rows, &cols, out, |from, to| {
+        dispatch(Convert { from, to });
+    });
+}
+
+/// What a float type is converted to.
+trait Target: Copy {
+    fn from_f32(value: f32) -> Self;
+    /// # Safety
+    /// `to` must be valid for writing `LANES` values.
+    unsafe fn store<S: Simd>(s: S, value: S::V, to: *mut Self);
+}
+
+impl Target for f32 {
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, value: S::V, to: *mut Self) {
+        // SAFETY: the caller vouches for `LANES` values.
+        unsafe { s.store(value, to) }
+    }
+}
+
+/// bf16 as bits.
+impl Target for u16 {
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value).to_bits()
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, value: S::V, to: *mut Self) {
+        // SAFETY: the caller vouches for `LANES` values.
+        unsafe { s.store_bf16(value, to) }
+    }
+}
+
+/// Converts a slice to another of the same length.
+struct Convert<'a, E, T> {
+    from: &'a [E],
+    to: &'a mut [T],
+}
+
+impl<E: Stored, T: Target> Kernel for Convert<'_, E, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.to.len() - self.to.len() % S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            // SAFETY: both slices have `LANES` values from `at` on.
+            unsafe {
+                let value = E::load(s, self.from[at..][..S::LANES].as_ptr());
+                T::store(s, value, self.to[at..][..S::LANES].as_mut_ptr());
+            }
+        }
+        for (from, to) in self.from[whole..].iter().zip(&mut self.to[whole..]) {
+            *to = T::from_f32(from.to_f32());
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Cache blocking and threads.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::left::Left;
+use super::pack_left::PackedLeft;
+use super::tile::{HEIGHT, Line, Target, WIDTH};
+use super::{Orientation, Output, pack_right, tile};
+use crate::cpu::{Decode, Shared};
+use crate::simd::Avx512Bf16;
+
+/// The most depths of a packed block of the right operand.
+const DEPTHS: usize = 1024;
+
+/// The most panels of a packed block of the right operand: with [`DEPTHS`], 512 KiB.
+const PANELS: usize = 8;
+
+/// The most numbers of the left operand that are packed at a time, 16 MiB.
+const LEFT: usize = 8 << 20;
+
+/// The most depths of the left operand that are packed at a time.
+const LEFT_DEPTHS: usize = 8 * DEPTHS;
+
+/// Multiplications from which a product is worth waking the other threads.
+const PARALLEL: usize = 64 * 64 * 64;
+
+/// What a thread packs into, kept between products.
+#[derive(Default)]
+struct Buffers {
+    panels: Vec<Line>,
+    decoded: Vec<u16>,
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+/// A product in the making.
+struct Product<'a, D> {
+    right: &'a D,
+    orientation: Orientation,
+    bias: Option<&'a [f32]>,
+    out: Output,
+    /// f32 sums of the rows at hand, unless `out` holds f32 itself or all depths make one block.
+    partial: Shared<f32>,
+    cols: usize,
+    depth: usize,
+}
+
+/// Writes `left` times `right` to `out`.
+///
+/// # Safety
+/// As [`super::multiply`].
+pub(super) unsafe fn product<D: Decode>(
+    simd: Avx512Bf16,
+    left: &Left<'_>,
+    right: &D,
+    orientation: Orientation,
+    bias: Option<&[f32]>,
+    out: Output,
+) {
+    let cols = match orientation {
+        Orientation::Rows => right.shape()[0],
+        Orientation::Columns => right.shape()[1],
+    };
+    let depth = left.depth;
+    let left_depths = depth.clamp(1, LEFT_DEPTHS);
+    let left_rows = LEFT / left_depths;
+    let mut partial = Vec::<f32>::new();
+    if matches!(out, Output::Bf16(_)) && depth > DEPTHS {
+        partial.reserve_exact(left.rows.min(left_rows) * cols);
+    }
+    let product = Product {
+        right,
+        orientation,
+        bias,
+        out,
+        partial: Shared(partial.as_mut_ptr()),
+        cols,
+        depth,
+    };
+    let parallel = left.rows * cols * depth >= PARALLEL;
+    for row in (0..left.rows).step_by(left_rows) {
+        let rows = row..(row + left_rows).min(left.rows);
+        let mut start = 0;
+        loop {
+            let depths = start..(start + left_depths).min(depth);
+            let packed = PackedLeft::new(simd, left, rows.clone(), depths.clone());
+            // SAFETY: passed on unchanged.
+            unsafe { product.add(simd, &packed, &rows, &depths, parallel) };
+            start = depths.end;
+            if start >= depth {
+                break;
+            }
+        }
+    }
+}
+
+impl<D: Decode> Product<'_, D> {
+    /// Adds the products of the packed rows and depths, on all threads if `parallel`.
+    ///
+    /// # Safety
+    /// As [`super::multiply`].
+    unsafe fn add(
+        &self,
+        simd: Avx512Bf16,
+        left: &PackedLeft,
+        rows: &Range<usize>,
+        depths: &Range<usize>,
+        parallel: bool,
+    ) {
+        let threads = if parallel {
+            rayon::current_num_threads()
+        } else {
+            1
+        };
+        let panels = self.cols.div_ceil(WIDTH);
+        // As many parts of the columns as threads, or a multiple; if there are too few columns,
+        // the rows are cut as well.
+        let parts = panels
+            .div_ceil(PANELS)
+            .next_multiple_of(threads)
+            .min(panels)
+            .max(1);
+        let cuts = threads
+            .div_ceil(parts)
+            .min(left.panels().div_ceil(4))
+            .max(1);
+        let task = |index: usize| {
+            let (part, cut) = (index % parts, index / parts);
+            let first = part * panels / parts * WIDTH;
+            let last = ((part + 1) * panels / parts * WIDTH).min(self.cols);
+            let heights = cut * left.panels() / cuts..(cut + 1) * left.panels() / cuts;
+            // SAFETY: the parts are disjoint; the rest is passed on unchanged.
+            unsafe { self.part(simd, left, rows.start, depths, first..last, heights) };
+        };
+        if parts * cuts == 1 || !parallel {
+            (0..parts * cuts).for_each(task);
+        } else {
+            (0..parts * cuts)
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(task);
+        }
+    }
+
+    /// The columns `cols` of the rows of the left panels `heights`.
+    ///
+    /// # Safety
+    /// As [`super::multiply`]; no other thread may write the same part.
+    unsafe fn part(
+        &self,
+        _simd: Avx512Bf16,
+        left: &PackedLeft,
+        row: usize,
+        depths: &Range<usize>,
+        cols: Range<usize>,
+        heights: Range<usize>,
+    ) {
+        // Blocks of about equal size, a whole number of cache lines.
+        let blocks = depths.len().div_ceil(DEPTHS).max(1);
+        let step = depths.len().div_ceil(blocks).next_multiple_of(64);
+        BUFFERS.with_borrow_mut(|Buffers { panels, decoded }| {
+            for block in 0..blocks {
+                let start = (depths.start + block * step).min(depths.end);
+                let block = start..(start + step).min(depths.end);
+                let pairs = block.len().div_ceil(2);
+                let lines = cols.len().div_ceil(WIDTH) * 2 * pairs;
+                panels.reserve(lines);
+                let packed = panels.as_mut_ptr();
+                let pair = (block.start - depths.start) / 2;
+                // SAFETY: the token proves the instructions; the buffer has room for the panels.
+                unsafe {
+                    pack_right::pack(self.right, self.orientation, &cols, &block, decoded, packed);
+                }
+                for index in heights.clone() {
+                    let panel = left.panel(index);
+                    let words = left.words(&panel, pair);
+                    // The next panel comes from afar; each tile asks for its share of it.
+                    let next = left.panel((index + 1).min(left.panels() - 1));
+                    let ahead = left.words(&next, pair);
+                    let share = (next.len() * pairs).div_ceil(cols.len().div_ceil(WIDTH));
+                    for (at, col) in cols.clone().step_by(WIDTH).enumerate() {
+                        let width = WIDTH.min(cols.end - col);
+                        // SAFETY: panels and target lie inside the buffers and the output.
+                        unsafe {
+                            let to = Target {
+                                ahead: ahead.wrapping_add(at * share),
+                                ..self.target(row, panel.start, col, width, &block)
+                            };
+                            let right = packed.add(at * 2 * pairs);
+                            tile::multiply(panel.len(), pairs, words, right, to);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Where the tile at `(row + within, col)` goes after the depths `block`.
+    ///
+    /// # Safety
+    /// The tile must lie inside the product.
+    unsafe fn target(
+        &self,
+        row: usize,
+        within: usize,
+        col: usize,
+        cols: usize,
+        block: &Range<usize>,
+    ) -> Target {
+        let last = block.end == self.depth;
+        let at = (row + within) * self.cols + col;
+        // SAFETY: the caller vouches for the tile; the partial sums are used where they exist.
+        let (sums, rounded) = unsafe {
+            match self.out {
+                Output::F32(out) => (out.at(at), None),
+                Output::Bf16(out) => {
+                    let sums = self.partial.0.wrapping_add(within * self.cols + col);
+                    (sums, last.then(|| out.at(at)))
+                }
+            }
+        };
+        let bias = self.bias.filter(|_| last);
+        Target {
+            sums,
+            rounded,
+            stride: self.cols,
+            bias: bias.map(|bias| bias[col..].as_ptr()),
+            cols,
+            accumulate: block.start > 0,
+            ahead: std::ptr::null(),
+        }
+    }
+}
+
+const _: () = assert!(LEFT / LEFT_DEPTHS >= HEIGHT && DEPTHS.is_multiple_of(64));

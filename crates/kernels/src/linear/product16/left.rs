@@ -1,0 +1,62 @@
+use burn::tensor::DType;
+use half::bf16;
+
+use crate::cpu::Rows;
+
+/// The numbers of a left operand, as they are in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Values<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// The left operand `[rows, depth]` of a product, read once and rounded to bf16 on the way.
+///
+/// Entry `(i, k)` is value `i·stride + k`, or `k·stride + i` if transposed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) values: Values<'a>,
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) stride: usize,
+    pub(super) transposed: bool,
+}
+
+impl<'a> Left<'a> {
+    /// Views rows of f32 or bf16.
+    pub(super) fn of(view: &'a Rows) -> Self {
+        let values = match view.dtype() {
+            DType::BF16 => Values::Bf16(view.data()),
+            _ => Values::F32(view.data()),
+        };
+        Self {
+            values,
+            rows: view.rows(),
+            depth: view.width(),
+            stride: view.stride(),
+            transposed: false,
+        }
+    }
+
+    pub(super) fn transposed(self) -> Self {
+        Self {
+            rows: self.depth,
+            depth: self.rows,
+            transposed: !self.transposed,
+            ..self
+        }
+    }
+
+    /// The values from entry `(row, depth)` on; none where there is no such entry.
+    pub(super) fn from(&self, row: usize, depth: usize) -> Values<'a> {
+        let at = if self.transposed {
+            depth * self.stride + row
+        } else {
+            row * self.stride + depth
+        };
+        match self.values {
+            Values::F32(values) => Values::F32(values.get(at..).unwrap_or_default()),
+            Values::Bf16(values) => Values::Bf16(values.get(at..).unwrap_or_default()),
+        }
+    }
+}
