@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use burn::tensor::DType;
+
 use crate::codebook::Codebook;
+use crate::double_quant::NESTED_BLOCK_SIZE;
 use crate::error::{Error, Result};
 use crate::fp4::fp4_codebook;
 use crate::nf4::nf4_codebook;
@@ -80,6 +83,15 @@ impl WeightDtype {
         }
     }
 
+    /// The type as tensors have it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
     /// The type that torch calls `name`, if it is one that weights have.
     pub fn from_torch_name(name: &str) -> Option<Self> {
         [Self::F32, Self::F16, Self::Bf16]
@@ -135,6 +147,22 @@ impl QuantConfig {
                 got: self.block_size,
             })
         }
+    }
+
+    /// The bytes of codes and scales of a tensor of this shape, as
+    /// [`QuantTensor::bytes`](crate::QuantTensor::bytes) counts them once it is quantized.
+    pub fn bytes(&self, shape: &[usize]) -> usize {
+        const F32: usize = size_of::<f32>();
+        let numel = shape
+            .iter()
+            .fold(1_usize, |numel, &dim| numel.saturating_mul(dim));
+        let n_blocks = numel.div_ceil(self.block_size_of(shape).max(1));
+        let scales = if self.double_quant {
+            n_blocks + (n_blocks.div_ceil(NESTED_BLOCK_SIZE) + 1) * F32
+        } else {
+            n_blocks.saturating_mul(F32)
+        };
+        self.kind.code_bytes(numel).saturating_add(scales)
     }
 
     /// The numbers that share a scale in a tensor of this shape.

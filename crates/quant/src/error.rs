@@ -338,6 +338,13 @@ pub enum Error {
         shape: Vec<usize>,
     },
 
+    /// A linear layer made of something else than a matrix.
+    #[error("the weight of a linear layer must be a matrix, got shape {shape:?}")]
+    NotAMatrix {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+
     /// A weight in bitsandbytes' layout that cannot be read or written.
     #[error("weight `{weight}`: {source}")]
     BnbLayout {

@@ -48,10 +48,11 @@ fn blocks(block_size: usize) -> Blocks {
     }
 }
 
-/// Writes the code of each number of a block, `round(x·127 / absmax)`, ties to even.
+/// Writes the code of each number of a block, `round(x·(1 / absmax·127))`, ties to even.
 #[inline]
 fn encode<T>(block: &[f32], absmax: f32, codes: &mut [T], store: impl Fn(i8) -> T) {
-    let scale = LARGEST_CODE / absmax;
+    // Two roundings, as torch divides a number by a tensor.
+    let scale = absmax.recip() * LARGEST_CODE;
     let numbers = codes.iter_mut().zip(block);
     if scale.is_finite() {
         numbers.for_each(|(code, x)| *code = store(round(x * scale)));

@@ -17,12 +17,12 @@
 //! # Ok::<(), flametune_quant::Error>(())
 //! ```
 //!
-//! - [`BaseLinear`]: the frozen layer under an adapter
+//! - [`BaseLinear`]: the frozen layer under an adapter, a [`DenseLinear`] or a [`QuantLinear`]
 //! - [`quantize`], [`QuantTensor`], [`QuantConfig`]: NF4, FP4 and int8 weights, bit for bit those of bitsandbytes
 //! - [`Codebook`], [`nf4_codebook`], [`fp4_codebook`], [`Map8`]: the numbers that codes stand for
 //! - [`Scales`], [`NestedScales`]: scales, plain and double-quantized
 //! - [`Blockwise8`], [`Int8Rows`]: eight bits for optimizer states and for activations
-//! - [`bnb_layout`]: bitsandbytes' 4-bit checkpoints
+//! - [`bnb_layout`]: bitsandbytes' 4-bit and 8-bit checkpoints
 //! - [`should_quantize`]: which layers of a model are quantized
 //! - [`gguf`]: header, metadata, tensors and vocabulary of a GGUF file
 //!
@@ -54,6 +54,7 @@ mod linear;
 mod linspace;
 mod map8;
 mod nf4;
+mod quant_linear;
 mod scales;
 mod skip;
 mod tensor;
@@ -70,6 +71,7 @@ pub use int8::Int8Rows;
 pub use linear::{BaseLinear, DenseLinear};
 pub use map8::Map8;
 pub use nf4::nf4_codebook;
+pub use quant_linear::{QuantLinear, StoredPart};
 pub use scales::Scales;
 pub use skip::{SKIPPED_ENDINGS, SKIPPED_NAMES, should_quantize, should_quantize_except};
 pub use tensor::{QuantTensor, quantize};

@@ -152,6 +152,16 @@ impl QuantTensor {
         }
     }
 
+    /// Kind, block size, double quantization and logical dtype.
+    pub fn config(&self) -> QuantConfig {
+        QuantConfig {
+            kind: self.kind,
+            block_size: self.block_size,
+            double_quant: self.double_quant(),
+            dtype: self.dtype,
+        }
+    }
+
     /// How the numbers are stored.
     pub fn kind(&self) -> QuantKind {
         self.kind

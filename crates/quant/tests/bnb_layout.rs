@@ -120,7 +120,7 @@ fn codes_may_be_stored_as_wider_elements() {
 }
 
 #[test]
-fn int8_has_no_place_in_the_layout() {
+fn int8_of_blocks_has_no_place_in_the_layout() {
     let config = QuantConfig {
         kind: QuantKind::Int8,
         ..QuantConfig::default()
@@ -128,7 +128,8 @@ fn int8_has_no_place_in_the_layout() {
     let packed = quantize(&[1.0; 4], &[4], config).unwrap();
     assert_eq!(
         write("w", &packed).unwrap_err().to_string(),
-        "weight `w`: int8 weights cannot be stored as 4-bit bitsandbytes weights"
+        "weight `w`: int8 weights have no place in bitsandbytes' layout, \
+         which has nf4, fp4 and int8_vectorwise"
     );
 }
 

@@ -134,8 +134,29 @@ pub enum BnbLayoutError {
         shape: Vec<usize>,
     },
 
+    /// int8 rows of something else than a matrix.
+    #[error("rows of int8 must be those of a matrix, got shape {shape:?}")]
+    RowsOfNoMatrix {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+
+    /// int8 rows in an order that is not supported.
+    #[error("part `weight_format` must be 0, row after row, got {got:?}")]
+    RowFormat {
+        /// The format, if there is one.
+        got: Option<u8>,
+    },
+
+    /// An 8-bit weight whose scales have no name.
+    #[error("the name of an 8-bit weight must end in `weight`")]
+    WeightName,
+
     /// A kind that has no place in the layout.
-    #[error("{kind} weights cannot be stored as 4-bit bitsandbytes weights")]
+    #[error(
+        "{kind} weights have no place in bitsandbytes' layout, \
+         which has nf4, fp4 and int8_vectorwise"
+    )]
     UnsupportedKind {
         /// The kind.
         kind: QuantKind,

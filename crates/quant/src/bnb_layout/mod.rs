@@ -1,4 +1,4 @@
-//! The tensors that bitsandbytes' 4-bit layers are stored as.
+//! The tensors that bitsandbytes' 4-bit and 8-bit layers are stored as.
 //!
 //! ```text
 //! X.weight                                U8  [⌈n/2⌉, 1]    codes, two a byte
@@ -10,16 +10,26 @@
 //! ```
 //!
 //! `__nf4` is `__fp4` for that kind, and the `nested_` parts exist only with double quantization.
+//! 8-bit layers (`Linear8bitLt`) have one scale for every row, and their codes keep their shape:
+//!
+//! ```text
+//! X.weight         I8  [d_out, d_in]  codes
+//! X.SCB            F32 [d_out]        the largest magnitude of each row
+//! X.weight_format  U8  []             0
+//! ```
+//!
 //! This module maps between a [`QuantTensor`](crate::QuantTensor) and these parts; finding them in
 //! a file is the business of whoever reads the file.
 //!
 //! # Source
 //! - reference: bitsandbytes `functional.py::QuantState.{as_dict, from_dict}` and
-//!   `nn/modules.py::Linear4bit._save_to_state_dict`; goldens
+//!   `nn/modules.py::{Linear4bit, Linear8bitLt}._save_to_state_dict`; goldens
 //!   `fixtures/quant/linear4bit_state_dict*.safetensors`
 
 mod error;
+mod plan;
 mod read;
+mod rows;
 mod state;
 mod write;
 
@@ -29,8 +39,10 @@ use safetensors::Dtype;
 
 use crate::config::QuantKind;
 
+pub(crate) use plan::{Header, PartBytes, plan};
+
 pub use error::BnbLayoutError;
-pub use read::read;
+pub use read::{Description, describe, read};
 pub use write::write;
 
 /// The kinds that the layout knows.
@@ -41,6 +53,10 @@ const ABSMAX: &str = "absmax";
 const QUANT_MAP: &str = "quant_map";
 const NESTED_ABSMAX: &str = "nested_absmax";
 const NESTED_QUANT_MAP: &str = "nested_quant_map";
+
+/// The names of what stands beside an 8-bit weight, behind its layer's and a dot.
+const ROW_SCALES: &str = "SCB";
+const WEIGHT_FORMAT: &str = "weight_format";
 
 /// A stored tensor: element type, shape and little-endian bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +99,31 @@ pub fn weight_of(name: &str) -> Option<&str> {
         .into_iter()
         .chain(states.iter().map(String::as_str))
         .find_map(|part| name.strip_suffix(part)?.strip_suffix('.'))
+}
+
+/// Whether the weight of this name is stored as a quantized one, by what else is stored.
+///
+/// # Examples
+/// ```
+/// use flametune_quant::bnb_layout::is_stored;
+///
+/// let stored = ["a.weight", "a.weight.quant_state.bitsandbytes__nf4", "b.weight", "b.SCB"];
+/// let has = |name: &str| stored.contains(&name);
+/// assert!(is_stored("a.weight", has) && is_stored("b.weight", has));
+/// assert!(!is_stored("a.bias", has));
+/// ```
+pub fn is_stored(weight: &str, has: impl Fn(&str) -> bool) -> bool {
+    let states = state_names(weight);
+    // Scales without a state are a broken weight, not an ordinary one.
+    states.iter().any(|name| has(name))
+        || has(&part_name(weight, ABSMAX))
+        || sibling_name(weight, ROW_SCALES).is_some_and(|name| has(&name))
+}
+
+/// The name of what stands beside `X.weight`: `X.part`.
+fn sibling_name(weight: &str, part: &str) -> Option<String> {
+    let layer = weight.strip_suffix("weight")?;
+    (layer.is_empty() || layer.ends_with('.')).then(|| format!("{layer}{part}"))
 }
 
 fn state_part(kind: QuantKind) -> String {

@@ -5,7 +5,8 @@ use safetensors::Dtype;
 use super::error::BnbLayoutError;
 use super::state::{NestedState, State};
 use super::{
-    ABSMAX, BnbPart, KINDS, NESTED_ABSMAX, NESTED_QUANT_MAP, QUANT_MAP, part_name, state_part,
+    ABSMAX, BnbPart, KINDS, NESTED_ABSMAX, NESTED_QUANT_MAP, QUANT_MAP, part_name, sibling_name,
+    state_part,
 };
 use crate::blockwise8::Blockwise8;
 use crate::config::{QuantConfig, QuantKind};
@@ -16,7 +17,7 @@ use crate::scales::Scales;
 use crate::tensor::QuantTensor;
 
 /// The names under which errors speak of the codes and of the quant state.
-const WEIGHT: &str = "weight";
+pub(super) const WEIGHT: &str = "weight";
 const QUANT_STATE: &str = "quant_state";
 
 /// Puts the weight named `weight` together from its parts.
@@ -48,12 +49,42 @@ pub fn read<'a>(
     lookup: impl FnMut(&str) -> Option<BnbPart<'a>>,
 ) -> Result<QuantTensor> {
     let mut parts = Parts { weight, lookup };
-    let (config, shape, codes, scales) = parts.read().map_err(|error| error.of(weight))?;
+    let read = if parts.has_rows() {
+        parts.read_rows()
+    } else {
+        parts.read()
+    };
+    let (config, shape, codes, scales) = read.map_err(|error| error.of(weight))?;
     QuantTensor::from_parts(config, shape, codes, scales)
 }
 
+/// What is known of a stored weight without reading its codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// How the numbers are stored.
+    pub kind: QuantKind,
+    /// The numbers that share a scale; of row-wise kinds the length of a row.
+    pub block_size: usize,
+    /// Whether the scales are quantized in turn.
+    pub double_quant: bool,
+    /// The shape of the weight, outermost dimension first.
+    pub shape: Vec<usize>,
+}
+
+/// Describes the weight named `weight`; `lookup` as for [`read`].
+///
+/// # Errors
+/// [`Error::BnbLayout`](crate::Error::BnbLayout) for a quant state that cannot be read.
+pub fn describe<'a>(
+    weight: &str,
+    lookup: impl FnMut(&str) -> Option<BnbPart<'a>>,
+) -> Result<Description> {
+    let mut parts = Parts { weight, lookup };
+    parts.describe().map_err(|error| error.of(weight))
+}
+
 /// The stored tensors of one weight.
-struct Parts<'n, L> {
+pub(super) struct Parts<'n, L> {
     weight: &'n str,
     lookup: L,
 }
@@ -79,6 +110,25 @@ impl<'a, L: FnMut(&str) -> Option<BnbPart<'a>>> Parts<'_, L> {
         Ok((config, state.shape, codes, scales))
     }
 
+    fn describe(&mut self) -> Result<Description, BnbLayoutError> {
+        if self.has_rows() {
+            let (shape, _) = self.row_codes()?;
+            return Ok(Description {
+                kind: QuantKind::Int8Vectorwise,
+                block_size: shape[1],
+                double_quant: false,
+                shape: shape.to_vec(),
+            });
+        }
+        let (kind, state) = self.state()?;
+        Ok(Description {
+            kind,
+            block_size: state.block_size,
+            double_quant: state.nested.is_some(),
+            shape: state.shape,
+        })
+    }
+
     /// The one quant state, whose name says the kind.
     fn state(&mut self) -> Result<(QuantKind, State), BnbLayoutError> {
         let names = KINDS.map(state_part);
@@ -97,7 +147,7 @@ impl<'a, L: FnMut(&str) -> Option<BnbPart<'a>>> Parts<'_, L> {
 
     /// The packed codes, stored as a column of elements of some width.
     fn codes(&mut self, expected: usize) -> Result<Vec<u8>, BnbLayoutError> {
-        let part = (self.lookup)(self.weight).ok_or_else(|| missing(WEIGHT))?;
+        let part = self.find_weight().ok_or_else(|| missing(WEIGHT))?;
         let width = match part.dtype {
             Dtype::U8 => 1,
             Dtype::F16 | Dtype::BF16 => 2,
@@ -166,17 +216,8 @@ impl<'a, L: FnMut(&str) -> Option<BnbPart<'a>>> Parts<'_, L> {
 
     /// The `len` finite numbers of a part.
     fn f32s(&mut self, part: &'static str, len: usize) -> Result<Vec<f32>, BnbLayoutError> {
-        let bytes = self.bytes(part, len, Dtype::F32, "F32")?;
-        let (numbers, _) = bytes.as_chunks::<4>();
-        let numbers: Vec<f32> = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
-        match numbers.iter().position(|x| !x.is_finite()) {
-            Some(index) => Err(BnbLayoutError::NonFinite {
-                part,
-                index,
-                value: numbers[index],
-            }),
-            None => Ok(numbers),
-        }
+        let found = self.find(part).ok_or_else(|| missing(part))?;
+        f32s(part, &found, len)
     }
 
     /// The bytes of a part that has `len` elements of `dtype`.
@@ -196,9 +237,38 @@ impl<'a, L: FnMut(&str) -> Option<BnbPart<'a>>> Parts<'_, L> {
     fn find(&mut self, part: &str) -> Option<BnbPart<'a>> {
         (self.lookup)(&part_name(self.weight, part))
     }
+
+    pub(super) fn find_weight(&mut self) -> Option<BnbPart<'a>> {
+        (self.lookup)(self.weight)
+    }
+
+    /// What stands beside the weight under the name of its layer.
+    pub(super) fn find_sibling(&mut self, part: &str) -> Option<BnbPart<'a>> {
+        (self.lookup)(&sibling_name(self.weight, part)?)
+    }
 }
 
-fn check_dtype(
+/// The `len` finite numbers that `part` must hold.
+pub(super) fn f32s(
+    part: &'static str,
+    found: &BnbPart<'_>,
+    len: usize,
+) -> Result<Vec<f32>, BnbLayoutError> {
+    check_dtype(part, found, Dtype::F32, "F32")?;
+    check_shape(part, found, &[len])?;
+    let (numbers, _) = found.bytes.as_chunks::<4>();
+    let numbers: Vec<f32> = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
+    match numbers.iter().position(|x| !x.is_finite()) {
+        Some(index) => Err(BnbLayoutError::NonFinite {
+            part,
+            index,
+            value: numbers[index],
+        }),
+        None => Ok(numbers),
+    }
+}
+
+pub(super) fn check_dtype(
     part: &'static str,
     found: &BnbPart<'_>,
     dtype: Dtype,
@@ -240,6 +310,6 @@ fn check_shape(
     Ok(())
 }
 
-fn missing(part: &'static str) -> BnbLayoutError {
+pub(super) fn missing(part: &'static str) -> BnbLayoutError {
     BnbLayoutError::MissingPart { part }
 }

@@ -3,10 +3,8 @@
 use serde::Deserialize;
 
 use super::error::BnbLayoutError;
+use super::plan::Header;
 use crate::config::{BLOCK_SIZES, QuantKind, WeightDtype};
-use crate::double_quant::NestedScales;
-use crate::scales::Scales;
-use crate::tensor::QuantTensor;
 
 /// The fields as bitsandbytes writes them; it knows no others.
 #[derive(Debug, Deserialize)]
@@ -105,28 +103,23 @@ impl NestedState {
 }
 
 /// The JSON of a weight's quant state, spelled as Python's `json.dumps` spells it.
-pub(super) fn to_json(tensor: &QuantTensor) -> String {
-    let shape: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
+pub(super) fn to_json(header: &Header<'_>) -> String {
+    let shape: Vec<String> = header.shape.iter().map(usize::to_string).collect();
     let plain = format!(
         r#""quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{}]"#,
-        tensor.kind(),
-        tensor.block_size(),
-        tensor.dtype().torch_name(),
+        header.kind,
+        header.block_size,
+        header.dtype.torch_name(),
         shape.join(", ")
     );
-    match tensor.scales() {
-        Scales::Absmax(_) => format!("{{{plain}}}"),
-        Scales::Nested(nested) => format!("{{{plain}, {}}}", nested_to_json(nested)),
+    match header.nested {
+        None => format!("{{{plain}}}"),
+        // Python holds the offset in 64 bits, where it takes more digits.
+        Some((block_size, offset)) => format!(
+            r#"{{{plain}, "nested_blocksize": {block_size}, "nested_dtype": "float32", "nested_offset": {:?}}}"#,
+            f64::from(offset)
+        ),
     }
-}
-
-fn nested_to_json(nested: &NestedScales) -> String {
-    // Python holds the offset in 64 bits, where it takes more digits.
-    format!(
-        r#""nested_blocksize": {}, "nested_dtype": "float32", "nested_offset": {:?}"#,
-        nested.codes().block_size(),
-        f64::from(nested.offset())
-    )
 }
 
 fn block_size(field: &'static str, got: usize) -> Result<usize, BnbLayoutError> {

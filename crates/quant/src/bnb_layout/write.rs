@@ -2,65 +2,56 @@
 
 use std::borrow::Cow;
 
-use safetensors::Dtype;
-
-use super::error::BnbLayoutError;
-use super::state::to_json;
-use super::{ABSMAX, BnbPart, NESTED_ABSMAX, NESTED_QUANT_MAP, QUANT_MAP, part_name, state_part};
+use super::BnbPart;
+use super::plan::{Header, PartBytes, plan};
 use crate::error::Result;
-use crate::map8::Map8;
 use crate::scales::Scales;
 use crate::tensor::QuantTensor;
 
 /// The parts that store `tensor` as the weight named `weight`, in the order of bitsandbytes.
 ///
+/// NF4 and FP4 become 4-bit parts, int8 rows the three tensors of a `Linear8bitLt`.
+///
 /// # Errors
-/// [`Error::BnbLayout`](crate::Error::BnbLayout) for kinds other than NF4 and FP4.
+/// [`Error::BnbLayout`](crate::Error::BnbLayout) for block-wise int8, and for int8 rows that are
+/// not of a matrix or whose name does not end in `weight`.
 pub fn write<'a>(weight: &str, tensor: &'a QuantTensor) -> Result<Vec<(String, BnbPart<'a>)>> {
-    let kind = tensor.kind();
-    let Some(codebook) = kind.codebook() else {
-        return Err(BnbLayoutError::UnsupportedKind { kind }.of(weight));
+    let nested = match tensor.scales() {
+        Scales::Absmax(_) => None,
+        Scales::Nested(nested) => Some((nested.codes().block_size(), nested.offset())),
     };
-    let codes = bytes_part(tensor.codes(), vec![tensor.codes().len(), 1]);
-    let mut parts = vec![(weight.to_owned(), codes)];
-    let mut push = |name: &str, part| parts.push((part_name(weight, name), part));
-    match tensor.scales() {
-        Scales::Absmax(absmax) => {
-            push(ABSMAX, f32_part(absmax));
-            push(QUANT_MAP, f32_part(codebook.values()));
-        }
-        Scales::Nested(nested) => {
-            let codes = nested.codes().codes();
-            push(ABSMAX, bytes_part(codes, vec![codes.len()]));
-            push(QUANT_MAP, f32_part(codebook.values()));
-            push(NESTED_ABSMAX, f32_part(nested.codes().absmax()));
-            push(NESTED_QUANT_MAP, f32_part(Map8::dynamic_signed().values()));
-        }
-    }
-    let json = to_json(tensor).into_bytes();
-    push(
-        &state_part(kind),
-        BnbPart {
-            dtype: Dtype::U8,
-            shape: vec![json.len()],
-            bytes: Cow::Owned(json),
+    let header = Header {
+        kind: tensor.kind(),
+        block_size: tensor.block_size(),
+        dtype: tensor.dtype(),
+        shape: tensor.shape(),
+        nested,
+    };
+    let parts = plan(weight, &header)?.into_iter().map(|part| {
+        let stored = BnbPart {
+            dtype: part.dtype,
+            shape: part.shape,
+            bytes: bytes(tensor, part.bytes),
+        };
+        (part.name, stored)
+    });
+    Ok(parts.collect())
+}
+
+fn bytes(tensor: &QuantTensor, bytes: PartBytes) -> Cow<'_, [u8]> {
+    match (bytes, tensor.scales()) {
+        (PartBytes::Given(bytes), _) => Cow::Owned(bytes),
+        (PartBytes::Codes, _) => Cow::Borrowed(tensor.codes()),
+        (PartBytes::Scales, Scales::Absmax(absmax)) => f32_bytes(absmax),
+        (PartBytes::Scales, Scales::Nested(nested)) => Cow::Borrowed(nested.codes().codes()),
+        (PartBytes::OuterScales, scales) => match scales {
+            Scales::Nested(nested) => f32_bytes(nested.codes().absmax()),
+            // Plain scales have no second level, and the plan asks for none.
+            Scales::Absmax(_) => Cow::Borrowed(&[]),
         },
-    );
-    Ok(parts)
-}
-
-fn bytes_part(bytes: &[u8], shape: Vec<usize>) -> BnbPart<'_> {
-    BnbPart {
-        dtype: Dtype::U8,
-        shape,
-        bytes: Cow::Borrowed(bytes),
     }
 }
 
-fn f32_part(numbers: &[f32]) -> BnbPart<'static> {
-    BnbPart {
-        dtype: Dtype::F32,
-        shape: vec![numbers.len()],
-        bytes: Cow::Owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
-    }
+fn f32_bytes(numbers: &[f32]) -> Cow<'static, [u8]> {
+    Cow::Owned(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
 }
