@@ -5,7 +5,7 @@ use flametune_infer::{
     Control, Event, FinishReason, Generator, Output, Request, SamplingParams, TokenLogprobs,
     processors::Scratch,
 };
-use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, TokenBatch};
 
 use crate::fixture::{Golden, path};
 
@@ -163,7 +163,8 @@ fn cached_decoding_equals_a_full_forward() {
         for (request, output) in requests.iter().zip(&outputs) {
             let tokens = [&request.prompt[..], &output.tokens].concat();
             let batch = TokenBatch::from_rows(&[tokens]).unwrap();
-            let logits = model.logits(model.forward(&batch, None).unwrap());
+            let base = AdapterPass::default();
+            let logits = model.logits(model.forward(&batch, None, &base).unwrap(), &base);
             let logits = logits.into_data().try_to_vec::<f32>().unwrap();
             let rows: Vec<&[f32]> = logits.chunks(model.vocab_size()).collect();
             let expected: Vec<TokenLogprobs> = (request.prompt.len() - 1..)

@@ -11,7 +11,7 @@
 use std::error::Error;
 
 use burn::tensor::{Device, activation::softmax};
-use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, TokenBatch};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -29,10 +29,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
 
     let batch = TokenBatch::from_rows(&[prompt])?;
-    let hidden = model.forward(&batch, None)?;
+    let base = AdapterPass::default();
+    let hidden = model.forward(&batch, None, &base)?;
     // The logits of the last position alone: those of the others cost a row of the vocabulary each.
     let last = hidden.narrow(1, batch.seq() - 1, 1);
-    let (probabilities, ids) = softmax(model.logits(last), 2).topk_with_indices(5, 2);
+    let (probabilities, ids) = softmax(model.logits(last, &base), 2).topk_with_indices(5, 2);
     let ids = ids.into_data();
     for (id, probability) in ids
         .iter::<i64>()

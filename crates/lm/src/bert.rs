@@ -5,15 +5,16 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, activation};
 use flametune_kernels::{AttentionMask, attention, linear};
-use flametune_peft::AdapterLinear;
+use flametune_peft::{
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm,
+};
 
 use crate::batch::TokenBatch;
 use crate::cache::Slots;
-use crate::config::{ConfigFile, Norm};
+use crate::config::ConfigFile;
 use crate::decoder_lm::architecture;
 use crate::error::{Error, Result};
 use crate::gpt2::check_positions;
-use crate::layers::{NormLayer, TokenEmbedding};
 use crate::weights::Scope;
 
 /// The configuration of BERT, under the names of its file.
@@ -116,19 +117,21 @@ pub struct Bert {
     pub pooler: Option<BertPooler>,
     #[module(skip)]
     config: Arc<BertConfig>,
+    #[module(skip)]
+    pub(crate) adapters: AdapterTable,
 }
 
 /// Token, position and sentence embeddings.
 #[derive(Module, Debug)]
 pub struct BertEmbeddings {
     /// By token.
-    pub word_embeddings: TokenEmbedding,
+    pub word_embeddings: AdapterEmbedding,
     /// By position.
-    pub position_embeddings: TokenEmbedding,
+    pub position_embeddings: AdapterEmbedding,
     /// By sentence of a pair.
-    pub token_type_embeddings: TokenEmbedding,
+    pub token_type_embeddings: AdapterEmbedding,
     /// Normalises their sum; `LayerNorm` on disk.
-    pub layer_norm: NormLayer,
+    pub layer_norm: AdapterNorm,
 }
 
 /// The stack of layers.
@@ -182,7 +185,7 @@ pub struct BertOutput {
     /// The layer.
     pub dense: AdapterLinear,
     /// The normalisation; `LayerNorm` on disk.
-    pub layer_norm: NormLayer,
+    pub layer_norm: AdapterNorm,
 }
 
 /// `tanh(dense(first token))`.
@@ -246,7 +249,7 @@ impl BertModel {
     ///
     /// # Errors
     /// [`Error::NoHead`] for a model without classifier or pooler, and those of [`Bert::forward`].
-    pub fn classify(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
+    pub fn classify(&self, batch: &TokenBatch, pass: &AdapterPass) -> Result<Tensor<2>> {
         let classifier = self
             .classifier
             .as_ref()
@@ -256,9 +259,10 @@ impl BertModel {
             .pooler
             .as_ref()
             .ok_or(Error::NoHead { head: "pooler" })?;
-        let hidden = self.bert.forward(batch, &mut |_| {})?;
+        let hidden = self.bert.forward(batch, pass, &mut |_| {})?;
         let first = hidden.narrow(1, 0, 1).squeeze_dim(1);
-        Ok(classifier.forward(pooler.dense.forward::<2>(first).tanh()))
+        let pooled = pooler.dense.forward::<2>(first, pass).tanh();
+        Ok(classifier.forward(pooled, pass))
     }
 
     /// Logits of every token of every hidden state.
@@ -268,11 +272,11 @@ impl BertModel {
     ///
     /// # Errors
     /// [`Error::NoHead`] for a model without the head.
-    pub fn masked_lm_logits(&self, hidden: Tensor<3>) -> Result<Tensor<3>> {
+    pub fn masked_lm_logits(&self, hidden: Tensor<3>, pass: &AdapterPass) -> Result<Tensor<3>> {
         let head = self.cls.as_ref().ok_or(Error::NoHead { head: "cls" })?;
         let transform = &head.predictions.transform;
-        let inner = self.bert.gelu(transform.dense.forward(hidden));
-        let inner = transform.layer_norm.forward(inner);
+        let inner = self.bert.gelu(transform.dense.forward(hidden, pass));
+        let inner = transform.layer_norm.forward(inner, pass);
         let embedding = self.bert.embeddings.word_embeddings.weight.val();
         Ok(linear(inner, embedding, Some(head.predictions.bias.val())))
     }
@@ -288,8 +292,9 @@ impl BertOutput {
         })
     }
 
-    fn forward(&self, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        self.layer_norm.forward(self.dense.forward(x) + residual)
+    fn forward(&self, x: Tensor<3>, residual: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
+        let sum = self.dense.forward(x, pass) + residual;
+        self.layer_norm.forward(sum, pass)
     }
 }
 
@@ -297,10 +302,10 @@ impl Bert {
     fn load(scope: &Scope<'_>, config: &Arc<BertConfig>) -> Result<Self> {
         let width = config.hidden_size;
         let embeddings = scope.at("embeddings");
-        let table = |name: &str, rows| -> Result<TokenEmbedding> {
-            Ok(TokenEmbedding {
-                weight: embeddings.at(name).table("weight", [rows, width])?,
-            })
+        let table = |name: &str, rows| -> Result<AdapterEmbedding> {
+            Ok(AdapterEmbedding::new(
+                embeddings.at(name).table("weight", [rows, width])?,
+            ))
         };
         let words = embeddings
             .at("word_embeddings")
@@ -334,7 +339,7 @@ impl Bert {
         });
         Ok(Self {
             embeddings: BertEmbeddings {
-                word_embeddings: TokenEmbedding { weight: words },
+                word_embeddings: AdapterEmbedding::new(words),
                 position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
                 token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
                 layer_norm: embeddings.at("LayerNorm").norm(config.norm(), width)?,
@@ -346,6 +351,7 @@ impl Bert {
             },
             pooler: pooler.transpose()?,
             config: Arc::clone(config),
+            adapters: AdapterTable::default(),
         })
     }
 
@@ -378,14 +384,16 @@ impl Bert {
     /// - returns `[batch, seq, d_model]`
     ///
     /// # Errors
-    /// When an id, a sentence id or a position is outside its table.
+    /// When an id, a sentence id or a position is outside its table, or the model lacks an adapter.
     pub fn forward(
         &self,
         batch: &TokenBatch,
+        pass: &AdapterPass,
         observe: &mut dyn FnMut(&Tensor<3>),
     ) -> Result<Tensor<3>> {
         let config = &self.config;
         batch.check_vocab(config.vocab_size)?;
+        pass.check(&self.adapters, batch.batch())?;
         let mut slots = Slots::new(batch.batch());
         let positions = slots.extend(batch);
         check_positions(&positions, config.max_position_embeddings)?;
@@ -404,36 +412,42 @@ impl Bert {
         let hidden = self
             .embeddings
             .word_embeddings
-            .forward(batch.input_ids(), rows, dtype)
+            .forward(batch.input_ids(), rows, dtype, pass)
             + self
                 .embeddings
                 .position_embeddings
-                .forward(&positions, rows, dtype)
+                .forward(&positions, rows, dtype, pass)
             + self
                 .embeddings
                 .token_type_embeddings
-                .forward(types, rows, dtype);
-        let mut hidden = self.embeddings.layer_norm.forward(hidden);
+                .forward(types, rows, dtype, pass);
+        let mut hidden = self.embeddings.layer_norm.forward(hidden, pass);
         observe(&hidden);
         let mask = AttentionMask::bidirectional().with_segments(slots.segments.as_slice());
         for layer in &self.encoder.layer {
-            let attended = self.attend(&layer.attention.self_, hidden.clone(), &mask);
-            hidden = layer.attention.output.forward(attended, hidden);
-            let inner = self.gelu(layer.intermediate.dense.forward(hidden.clone()));
-            hidden = layer.output.forward(inner, hidden);
+            let attended = self.attend(&layer.attention.self_, hidden.clone(), &mask, pass);
+            hidden = layer.attention.output.forward(attended, hidden, pass);
+            let inner = self.gelu(layer.intermediate.dense.forward(hidden.clone(), pass));
+            hidden = layer.output.forward(inner, hidden, pass);
             observe(&hidden);
         }
         Ok(hidden)
     }
 
-    fn attend(&self, layer: &BertSelfAttention, x: Tensor<3>, mask: &AttentionMask) -> Tensor<3> {
+    fn attend(
+        &self,
+        layer: &BertSelfAttention,
+        x: Tensor<3>,
+        mask: &AttentionMask,
+        pass: &AdapterPass,
+    ) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
         let heads = self.config.num_attention_heads;
         let head_dim = width / heads;
         let split = |x: Tensor<3>| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-        let q = split(layer.query.forward(x.clone()));
-        let k = split(layer.key.forward(x.clone()));
-        let v = split(layer.value.forward(x));
+        let q = split(layer.query.forward(x.clone(), pass));
+        let k = split(layer.key.forward(x.clone(), pass));
+        let v = split(layer.value.forward(x, pass));
         let y = attention(q, k, v, mask, score_scale(head_dim), None);
         y.swap_dims(1, 2).reshape([batch, seq, width])
     }

@@ -11,14 +11,13 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::{AttentionMask, attention, rope};
-use flametune_peft::AdapterLinear;
+use flametune_peft::{AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable};
 
 use crate::batch::TokenBatch;
 use crate::cache::{KvCache, Slots};
 use crate::config::{BlockStyle, DecoderConfig, LayerConfig, QkNorm};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
-use crate::layers::{NormLayer, TokenEmbedding};
 use crate::rope::RopeTable;
 use crate::weights::Scope;
 
@@ -26,13 +25,15 @@ use crate::weights::Scope;
 #[derive(Module, Debug)]
 pub struct Decoder {
     /// The token embedding.
-    pub embed_tokens: TokenEmbedding,
+    pub embed_tokens: AdapterEmbedding,
     /// The layers.
     pub layers: Vec<DecoderLayer>,
     /// The normalisation after the last layer.
-    pub norm: NormLayer,
+    pub norm: AdapterNorm,
     #[module(skip)]
     config: Arc<DecoderConfig>,
+    #[module(skip)]
+    pub(crate) adapters: AdapterTable,
 }
 
 /// One layer: attention and a gated MLP around a residual stream.
@@ -43,13 +44,13 @@ pub struct DecoderLayer {
     /// The MLP, or the experts in its place.
     pub feed_forward: FeedForward,
     /// Before the attention.
-    pub input_layernorm: Option<NormLayer>,
+    pub input_layernorm: Option<AdapterNorm>,
     /// Before the MLP ([`BlockStyle::PreNorm`]), or after the attention.
-    pub post_attention_layernorm: Option<NormLayer>,
+    pub post_attention_layernorm: Option<AdapterNorm>,
     /// Before the MLP, in sandwich blocks.
-    pub pre_feedforward_layernorm: Option<NormLayer>,
+    pub pre_feedforward_layernorm: Option<AdapterNorm>,
     /// After the MLP, in sandwich and post-norm blocks.
-    pub post_feedforward_layernorm: Option<NormLayer>,
+    pub post_feedforward_layernorm: Option<AdapterNorm>,
     #[module(skip)]
     config: Arc<DecoderConfig>,
     #[module(skip)]
@@ -64,9 +65,9 @@ pub struct Attention {
     /// From all heads back to the residual stream.
     pub o_proj: AdapterLinear,
     /// Normalises queries.
-    pub q_norm: Option<NormLayer>,
+    pub q_norm: Option<AdapterNorm>,
     /// Normalises keys.
-    pub k_norm: Option<NormLayer>,
+    pub k_norm: Option<AdapterNorm>,
     #[module(skip)]
     config: Arc<DecoderConfig>,
 }
@@ -102,14 +103,20 @@ pub struct FusedProjections {
     pub qkv_proj: AdapterLinear,
 }
 
-/// What all layers of one forward pass share: rotation tables, and who sees whom.
+/// What all layers of one forward pass share: rotation tables, who sees whom, and the adapters.
 #[derive(Debug)]
 pub struct StepContext {
     ropes: Vec<RopeTable>,
     mask: AttentionMask,
+    pass: AdapterPass,
 }
 
 impl StepContext {
+    /// The adapters of the pass.
+    pub fn pass(&self) -> &AdapterPass {
+        &self.pass
+    }
+
     fn mask(&self, window: Option<usize>) -> AttentionMask {
         match window {
             Some(window) => self.mask.clone().with_window(window),
@@ -117,6 +124,9 @@ impl StepContext {
         }
     }
 }
+
+/// Sees the embeddings, numbered 0, and the output of each layer, from 1; what it returns goes on.
+pub type Tap<'a> = &'a mut dyn FnMut(usize, Tensor<3>) -> Tensor<3>;
 
 /// The causal mask of `new` tokens whose slots are the last of `slots`.
 pub(crate) fn causal_mask(slots: &Slots, new: usize) -> AttentionMask {
@@ -132,9 +142,7 @@ pub(crate) fn causal_mask(slots: &Slots, new: usize) -> AttentionMask {
 impl Decoder {
     pub(crate) fn load(scope: &Scope<'_>, config: &Arc<DecoderConfig>) -> Result<Self> {
         let shape = [config.vocab_size, config.hidden_size];
-        let embed_tokens = TokenEmbedding {
-            weight: scope.at("embed_tokens").weight("weight", shape)?,
-        };
+        let embed_tokens = AdapterEmbedding::new(scope.at("embed_tokens").weight("weight", shape)?);
         let layers = config
             .layers
             .iter()
@@ -147,6 +155,7 @@ impl Decoder {
             layers,
             norm,
             config: Arc::clone(config),
+            adapters: AdapterTable::default(),
         })
     }
 
@@ -170,12 +179,18 @@ impl Decoder {
         KvCache::new(self.layers.len(), batch, capacity)
     }
 
-    /// Takes `batch` in: checks its ids, and computes what all layers share.
+    /// Takes `batch` in: checks its ids and the adapters, and computes what all layers share.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary or the cache has no room.
-    pub fn prepare(&self, batch: &TokenBatch, cache: Option<&mut KvCache>) -> Result<StepContext> {
+    /// When an id is outside the vocabulary, the cache has no room, or the model lacks an adapter.
+    pub fn prepare(
+        &self,
+        batch: &TokenBatch,
+        cache: Option<&mut KvCache>,
+        pass: &AdapterPass,
+    ) -> Result<StepContext> {
         batch.check_vocab(self.config.vocab_size)?;
+        pass.check(&self.adapters, batch.batch())?;
         let (mut positions, mask) = match cache {
             Some(cache) => {
                 let positions = cache.extend(batch)?;
@@ -203,42 +218,44 @@ impl Decoder {
             .iter()
             .map(|rope| RopeTable::new(rope, &positions, rows, &device, dtype))
             .collect();
-        Ok(StepContext { ropes, mask })
+        Ok(StepContext {
+            ropes,
+            mask,
+            pass: pass.clone(),
+        })
     }
 
     /// The embeddings that enter the first layer.
     ///
     /// # Shapes
     /// - returns `[batch, seq, d_model]`
-    pub fn embed(&self, batch: &TokenBatch) -> Tensor<3> {
-        let hidden =
-            self.embed_tokens
-                .forward(batch.input_ids(), batch.batch(), self.compute_dtype());
+    pub fn embed(&self, batch: &TokenBatch, pass: &AdapterPass) -> Tensor<3> {
+        let (ids, dtype) = (batch.input_ids(), self.compute_dtype());
+        let hidden = self.embed_tokens.forward(ids, batch.batch(), dtype, pass);
         scale(hidden, self.config.embedding_multiplier)
     }
 
-    /// Runs every layer and the final normalisation; `observe` sees the embeddings, then the
-    /// output of each layer.
+    /// Runs every layer and the final normalisation; see [`Tap`].
     ///
     /// # Shapes
     /// - returns `[batch, seq, d_model]`
     ///
     /// # Errors
-    /// When an id is outside the vocabulary or the cache has no room.
+    /// Those of [`prepare`](Self::prepare).
     pub fn forward(
         &self,
         batch: &TokenBatch,
         mut cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(&Tensor<3>),
+        pass: &AdapterPass,
+        tap: Tap<'_>,
     ) -> Result<Tensor<3>> {
-        let context = self.prepare(batch, cache.as_deref_mut())?;
-        let mut hidden = self.embed(batch);
-        observe(&hidden);
+        let context = self.prepare(batch, cache.as_deref_mut(), pass)?;
+        let mut hidden = tap(0, self.embed(batch, pass));
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.forward(hidden, &context, cache.as_deref_mut().map(|c| (index, c)));
-            observe(&hidden);
+            let cache = cache.as_deref_mut().map(|cache| (index, cache));
+            hidden = tap(index + 1, layer.forward(hidden, &context, cache));
         }
-        Ok(self.norm.forward(hidden))
+        Ok(self.norm.forward(hidden, pass))
     }
 }
 
@@ -286,20 +303,17 @@ impl DecoderLayer {
                 &self.pre_feedforward_layernorm,
             ),
         };
+        let normalised = |norm: &Option<AdapterNorm>, x: Tensor<3>| match norm {
+            Some(norm) => norm.forward(x, &context.pass),
+            None => x,
+        };
         let normed = normalised(&self.input_layernorm, hidden.clone());
         let shared = (style == BlockStyle::Parallel).then(|| normed.clone());
         let attended = self.self_attn.forward(normed, context, self.layer, cache);
         let hidden = add(hidden, normalised(after_attention, attended));
         let normed = shared.unwrap_or_else(|| normalised(before_mlp, hidden.clone()));
-        let fed = self.feed_forward.forward(normed);
+        let fed = self.feed_forward.forward(normed, &context.pass);
         add(hidden, normalised(&self.post_feedforward_layernorm, fed))
-    }
-}
-
-fn normalised(norm: &Option<NormLayer>, x: Tensor<3>) -> Tensor<3> {
-    match norm {
-        Some(norm) => norm.forward(x),
-        None => x,
     }
 }
 
@@ -354,10 +368,11 @@ impl Attention {
     ) -> Tensor<3> {
         let config = &self.config;
         let [batch, seq, _] = hidden.dims();
-        let (q, k, v) = self.project(hidden);
-        let mut q = self.heads(q, config.num_attention_heads, &self.q_norm);
-        let mut k = self.heads(k, config.num_key_value_heads, &self.k_norm);
-        let mut v = self.heads(v, config.num_key_value_heads, &None);
+        let pass = &context.pass;
+        let (q, k, v) = self.project(hidden, pass);
+        let mut q = self.heads(q, config.num_attention_heads, &self.q_norm, pass);
+        let mut k = self.heads(k, config.num_key_value_heads, &self.k_norm, pass);
+        let mut v = self.heads(v, config.num_key_value_heads, &None, pass);
         if let Some(table) = layer.rope.and_then(|index| context.ropes.get(index)) {
             q = rope(q, table.cos.clone(), table.sin.clone());
             k = rope(k, table.cos.clone(), table.sin.clone());
@@ -376,18 +391,18 @@ impl Attention {
         );
         let width = config.num_attention_heads * config.head_dim;
         self.o_proj
-            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
+            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]), pass)
     }
 
-    fn project(&self, hidden: Tensor<3>) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
+    fn project(&self, hidden: Tensor<3>, pass: &AdapterPass) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
         match &self.projections {
             Projections::Separate(p) => (
-                p.q_proj.forward(hidden.clone()),
-                p.k_proj.forward(hidden.clone()),
-                p.v_proj.forward(hidden),
+                p.q_proj.forward(hidden.clone(), pass),
+                p.k_proj.forward(hidden.clone(), pass),
+                p.v_proj.forward(hidden, pass),
             ),
             Projections::Fused(p) => {
-                let qkv = p.qkv_proj.forward(hidden);
+                let qkv = p.qkv_proj.forward(hidden, pass);
                 let q_width = self.config.num_attention_heads * self.config.head_dim;
                 let kv_width = self.config.num_key_value_heads * self.config.head_dim;
                 (
@@ -400,12 +415,18 @@ impl Attention {
     }
 
     /// Splits `[batch, seq, heads · head_dim]` into `[batch, heads, seq, head_dim]`, normalised.
-    fn heads(&self, x: Tensor<3>, heads: usize, norm: &Option<NormLayer>) -> Tensor<4> {
+    fn heads(
+        &self,
+        x: Tensor<3>,
+        heads: usize,
+        norm: &Option<AdapterNorm>,
+        pass: &AdapterPass,
+    ) -> Tensor<4> {
         let [batch, seq, _] = x.dims();
         let split = |x: Tensor<3>| x.reshape([batch, seq, heads, self.config.head_dim]);
         let x = match (norm, self.config.qk_norm) {
-            (Some(norm), QkNorm::Full) => split(norm.forward(x)),
-            (Some(norm), _) => norm.forward(split(x)),
+            (Some(norm), QkNorm::Full) => split(norm.forward(x, pass)),
+            (Some(norm), _) => norm.forward(split(x), pass),
             (None, _) => split(x),
         };
         x.swap_dims(1, 2)

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
-use flametune_kernels::linear;
-use flametune_peft::AdapterLinear;
+use flametune_peft::{AdapterLinear, AdapterPass, TiedLinear};
 
 use crate::batch::{PADDING, TokenBatch};
 use crate::config::{ConfigFile, DecoderConfig};
@@ -20,6 +19,8 @@ pub struct DecoderLm {
     pub model: Decoder,
     /// Logits of the next token; absent where the embedding's matrix serves for it.
     pub lm_head: Option<AdapterLinear>,
+    /// The adapters of the head where the embedding's matrix serves for it.
+    pub tied_head: Option<TiedLinear>,
     /// Scores of a sequence classifier or reward model, in place of logits.
     pub score: Option<AdapterLinear>,
 }
@@ -40,8 +41,10 @@ impl DecoderLm {
         });
         let lm_head = (!classifies && !config.tie_word_embeddings)
             .then(|| root.at("lm_head").linear(width, vocab, false));
+        let tied_head = (!classifies && config.tie_word_embeddings).then(TiedLinear::new);
         Ok(Self {
             model,
+            tied_head,
             lm_head: lm_head.transpose()?,
             score: score.transpose()?,
         })
@@ -51,16 +54,18 @@ impl DecoderLm {
     ///
     /// `softcap(head(h) / logits_scaling)`.
     ///
-    /// Without `lm_head` the embedding's matrix serves; a classifier's means nothing here, see
+    /// Without `lm_head` the embedding's matrix serves, as it stands in the base; a classifier's
+    /// means nothing here, see
     /// [`CausalLm::check_predicts_tokens`](crate::CausalLm::check_predicts_tokens).
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+    pub fn logits(&self, hidden: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
         let config = self.model.config();
-        let logits = match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => linear(hidden, self.model.embed_tokens.weight.val(), None),
+        let logits = match (&self.lm_head, &self.tied_head) {
+            (Some(head), _) => head.forward(hidden, pass),
+            (None, Some(head)) => head.forward(hidden, &self.model.embed_tokens, pass),
+            (None, None) => TiedLinear::new().forward(hidden, &self.model.embed_tokens, pass),
         };
         let logits = scale(logits, 1.0 / config.logits_scaling);
         match config.final_logit_softcapping {
@@ -80,11 +85,13 @@ impl DecoderLm {
     /// # Source
     /// - transformers `modeling_layers.py::GenericForSequenceClassification`; golden
     ///   `fixtures/models/llama_seqcls`
-    pub fn classify(&self, batch: &TokenBatch) -> Result<Tensor<2>> {
+    pub fn classify(&self, batch: &TokenBatch, pass: &AdapterPass) -> Result<Tensor<2>> {
         let Some(score) = &self.score else {
             return Err(Error::NoHead { head: "score" });
         };
-        let hidden = self.model.forward(batch, None, &mut |_| {})?;
+        let hidden = self
+            .model
+            .forward(batch, None, pass, &mut |_, state| state)?;
         let [rows, seq, width] = hidden.dims();
         let last: Vec<i64> = (0..rows)
             .map(|row| {
@@ -100,7 +107,7 @@ impl DecoderLm {
             .collect();
         let last: Tensor<1, Int> =
             Tensor::from_data(TensorData::new(last, [rows]), &hidden.device());
-        Ok(score.forward(hidden.reshape([rows * seq, width]).select(0, last)))
+        Ok(score.forward(hidden.reshape([rows * seq, width]).select(0, last), pass))
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use burn::tensor::DType;
+use flametune_quant::QuantKind;
 
 use crate::checkpoint::{HeaderError, IndexError, TensorSpec};
 
@@ -26,6 +27,10 @@ pub enum Error {
     /// A GGUF file that cannot be opened, or contradicts itself.
     #[error(transparent)]
     Quant(#[from] flametune_quant::Error),
+
+    /// An adapter that the model lacks, or that does not fit it.
+    #[error(transparent)]
+    Peft(#[from] flametune_peft::Error),
 
     /// A folder holds no weights that this crate knows how to read.
     #[error("{}: no weights found, looked for {}", folder.display(), looked_for.join(", "))]
@@ -135,6 +140,51 @@ pub enum Error {
         tensor: String,
         /// Its element type.
         dtype: DType,
+    },
+
+    /// A quantized weight whose stored parts are incomplete or contradict each other.
+    #[error("{}: {source}", file.display())]
+    StoredWeight {
+        /// The file that holds it.
+        file: PathBuf,
+        /// The weight, and what is wrong with it.
+        source: Box<flametune_quant::Error>,
+    },
+
+    /// A weight that cannot be quantized.
+    #[error("{}: tensor `{tensor}` cannot be quantized: {source}", file.display())]
+    CannotQuantize {
+        /// The tensor.
+        tensor: String,
+        /// The file that holds it.
+        file: PathBuf,
+        /// Why not.
+        source: Box<flametune_quant::Error>,
+    },
+
+    /// Quantization asked of a checkpoint that is quantized already.
+    #[error("{}: tensor `{tensor}` is quantized already, load the checkpoint as it is", file.display())]
+    AlreadyQuantized {
+        /// The tensor.
+        tensor: String,
+        /// The file that holds it.
+        file: PathBuf,
+    },
+
+    /// Layers of several kinds, for which `config.json` has room for one.
+    #[error(
+        "layer `{first}` is {first_kind} and layer `{second}` is {second_kind}, \
+         a checkpoint can hold one kind"
+    )]
+    MixedKinds {
+        /// A layer.
+        first: String,
+        /// Its kind.
+        first_kind: QuantKind,
+        /// A layer of another kind.
+        second: String,
+        /// That kind.
+        second_kind: QuantKind,
     },
 
     /// The data handed over for saving differ from what was announced.

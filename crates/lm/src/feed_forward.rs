@@ -3,13 +3,17 @@
 use burn::module::Module;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use flametune_kernels::{geglu_tanh, swiglu};
-use flametune_peft::AdapterLinear;
+use flametune_peft::{AdapterLinear, AdapterPass};
 
 use crate::config::{Activation, DecoderConfig, MoeConfig};
 use crate::error::Result;
 use crate::weights::Scope;
 
 /// The feed-forward part of a layer, in the form that its family stores.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a layer, and nothing beside its weights"
+)]
 #[derive(Module, Debug)]
 pub enum FeedForward {
     /// Gate, up and down as a matrix each.
@@ -144,21 +148,21 @@ impl FeedForward {
     ///
     /// # Shapes
     /// - `x`: `[batch, seq, d_model]`, returned alike
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
         match self {
             Self::Gated(Gated { mlp }) => {
-                let gate = mlp.gate_proj.forward(x.clone());
-                mlp.down_proj
-                    .forward(gated(mlp.act, gate, mlp.up_proj.forward(x)))
+                let gate = mlp.gate_proj.forward(x.clone(), pass);
+                let inner = gated(mlp.act, gate, mlp.up_proj.forward(x, pass));
+                mlp.down_proj.forward(inner, pass)
             }
             Self::FusedGated(FusedGated { mlp }) => {
-                let gate_up = mlp.gate_up_proj.forward(x);
+                let gate_up = mlp.gate_up_proj.forward(x, pass);
                 let inner = gate_up.dims()[2] / 2;
                 let gate = gate_up.clone().narrow(2, 0, inner);
-                mlp.down_proj
-                    .forward(gated(mlp.act, gate, gate_up.narrow(2, inner, inner)))
+                let inner = gated(mlp.act, gate, gate_up.narrow(2, inner, inner));
+                mlp.down_proj.forward(inner, pass)
             }
-            Self::Experts(Experts { block_sparse_moe }) => block_sparse_moe.forward(x),
+            Self::Experts(Experts { block_sparse_moe }) => block_sparse_moe.forward(x, pass),
         }
     }
 }
@@ -188,11 +192,12 @@ impl SparseMoe {
 
     /// Sends each token through its experts and adds their outputs, weighted by the softmax over
     /// the chosen experts' scores.
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
+        let pass = &pass.repeat_rows(seq);
         let tokens = x.reshape([batch * seq, width]);
         let device = tokens.device();
-        let scores = self.gate.forward(tokens.clone());
+        let scores = self.gate.forward(tokens.clone(), pass);
         let (top, chosen) = scores.topk_with_indices(self.config.num_experts_per_tok, 1);
         let shares = activation::softmax(top, 1);
         // Which tokens each expert gets is decided on the host: the groups are ragged.
@@ -210,13 +215,19 @@ impl SparseMoe {
             let per_token = i64::try_from(self.config.num_experts_per_tok).unwrap_or(1);
             let rows: Vec<i64> = picks.iter().map(|pick| pick / per_token).collect();
             let count = rows.len();
+            let places: Vec<usize> = rows
+                .iter()
+                .filter_map(|&row| usize::try_from(row).ok())
+                .collect();
+            let pass = pass.select_rows(&places);
             let ids = |ids: Vec<i64>| -> Tensor<1, Int> {
                 Tensor::from_data(TensorData::new(ids, [count]), &device)
             };
             let rows = ids(rows);
             let share: Tensor<2> = shares.clone().reshape([-1, 1]).select(0, ids(picks));
             let input = tokens.clone().select(0, rows.clone());
-            let output = expert.forward(input.unsqueeze()).squeeze_dim(0) * share;
+            // Each token is a row of its own, so that it keeps the adapter of its row.
+            let output = expert.forward(input.unsqueeze_dim(1), &pass).squeeze_dim(1) * share;
             mixed = mixed.select_assign(0, rows, output, IndexingUpdateOp::Add);
         }
         mixed.reshape([batch, seq, width])
@@ -224,8 +235,9 @@ impl SparseMoe {
 }
 
 impl Expert {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.w1.forward(x.clone());
-        self.w2.forward(gated(self.act, gate, self.w3.forward(x)))
+    fn forward(&self, x: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
+        let gate = self.w1.forward(x.clone(), pass);
+        let inner = gated(self.act, gate, self.w3.forward(x, pass));
+        self.w2.forward(inner, pass)
     }
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, activation};
-use flametune_kernels::{attention, linear};
-use flametune_peft::AdapterLinear;
+use flametune_kernels::attention;
+use flametune_peft::{
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm, TiedLinear,
+};
 
 use crate::batch::TokenBatch;
 use crate::cache::{KvCache, Slots};
-use crate::config::{ConfigFile, Norm};
-use crate::decoder::causal_mask;
+use crate::config::ConfigFile;
+use crate::decoder::{Tap, causal_mask};
 use crate::error::{Error, Result};
-use crate::layers::{NormLayer, TokenEmbedding};
 use crate::weights::Scope;
 
 /// The configuration of GPT-2, under the names of its file.
@@ -100,32 +101,36 @@ pub struct Gpt2Lm {
     pub transformer: Gpt2,
     /// Logits of the next token; absent where the embedding's matrix serves for it.
     pub lm_head: Option<AdapterLinear>,
+    /// The adapters of the head where the embedding's matrix serves for it.
+    pub tied_head: Option<TiedLinear>,
 }
 
 /// GPT-2 without its head.
 #[derive(Module, Debug)]
 pub struct Gpt2 {
     /// The token embedding.
-    pub wte: TokenEmbedding,
+    pub wte: AdapterEmbedding,
     /// The position embedding.
-    pub wpe: TokenEmbedding,
+    pub wpe: AdapterEmbedding,
     /// The layers.
     pub h: Vec<Gpt2Block>,
     /// The normalisation after the last layer.
-    pub ln_f: NormLayer,
+    pub ln_f: AdapterNorm,
     #[module(skip)]
     config: Arc<Gpt2Config>,
+    #[module(skip)]
+    pub(crate) adapters: AdapterTable,
 }
 
 /// One layer.
 #[derive(Module, Debug)]
 pub struct Gpt2Block {
     /// Before the attention.
-    pub ln_1: NormLayer,
+    pub ln_1: AdapterNorm,
     /// The attention.
     pub attn: Gpt2Attention,
     /// Before the MLP.
-    pub ln_2: NormLayer,
+    pub ln_2: AdapterNorm,
     /// The MLP.
     pub mlp: Gpt2Mlp,
 }
@@ -183,6 +188,7 @@ impl Gpt2Lm {
         Ok(Self {
             transformer,
             lm_head,
+            tied_head: config.tie_word_embeddings.then(TiedLinear::new),
         })
     }
 
@@ -190,10 +196,11 @@ impl Gpt2Lm {
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => linear(hidden, self.transformer.wte.weight.val(), None),
+    pub fn logits(&self, hidden: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
+        match (&self.lm_head, &self.tied_head) {
+            (Some(head), _) => head.forward(hidden, pass),
+            (None, Some(head)) => head.forward(hidden, &self.transformer.wte, pass),
+            (None, None) => TiedLinear::new().forward(hidden, &self.transformer.wte, pass),
         }
     }
 }
@@ -229,11 +236,12 @@ impl Gpt2 {
             })
         };
         Ok(Self {
-            wte: TokenEmbedding { weight: wte },
-            wpe: TokenEmbedding { weight: wpe },
+            wte: AdapterEmbedding::new(wte),
+            wpe: AdapterEmbedding::new(wpe),
             h: (0..config.n_layer).map(block).collect::<Result<_>>()?,
             ln_f: scope.at("ln_f").norm(norm, width)?,
             config: Arc::clone(config),
+            adapters: AdapterTable::default(),
         })
     }
 
@@ -257,19 +265,20 @@ impl Gpt2 {
         KvCache::new(self.h.len(), batch, capacity)
     }
 
-    /// Runs every layer and the final normalisation; `observe` sees the embeddings, then the
-    /// output of each layer.
+    /// Runs every layer and the final normalisation; see [`Tap`].
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, a position outside the table, or the cache has no
-    /// room.
+    /// When an id is outside the vocabulary, a position outside the table, the cache has no room,
+    /// or the model lacks an adapter.
     pub fn forward(
         &self,
         batch: &TokenBatch,
         mut cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(&Tensor<3>),
+        pass: &AdapterPass,
+        tap: Tap<'_>,
     ) -> Result<Tensor<3>> {
         batch.check_vocab(self.config.vocab_size)?;
+        pass.check(&self.adapters, batch.batch())?;
         let (positions, mask) = match cache.as_deref_mut() {
             Some(cache) => {
                 let positions = cache.extend(batch)?;
@@ -283,22 +292,22 @@ impl Gpt2 {
         };
         check_positions(&positions, self.config.n_positions)?;
         let dtype = self.compute_dtype();
-        let mut hidden = self.wte.forward(batch.input_ids(), batch.batch(), dtype)
-            + self.wpe.forward(&positions, batch.batch(), dtype);
-        observe(&hidden);
+        let (ids, rows) = (batch.input_ids(), batch.batch());
+        let mut hidden = tap(
+            0,
+            self.wte.forward(ids, rows, dtype, pass)
+                + self.wpe.forward(&positions, rows, dtype, pass),
+        );
         for (index, block) in self.h.iter().enumerate() {
-            let normed = block.ln_1.forward(hidden.clone());
+            let normed = block.ln_1.forward(hidden.clone(), pass);
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
-            hidden = hidden + block.attn.forward(normed, &mask, cache);
-            let inner = block.mlp.c_fc.forward(block.ln_2.forward(hidden.clone()));
-            hidden = hidden
-                + block
-                    .mlp
-                    .c_proj
-                    .forward(activation::gelu_approximate(inner));
-            observe(&hidden);
+            hidden = hidden + block.attn.forward(normed, &mask, cache, pass);
+            let normed = block.ln_2.forward(hidden.clone(), pass);
+            let inner = activation::gelu_approximate(block.mlp.c_fc.forward(normed, pass));
+            hidden = hidden + block.mlp.c_proj.forward(inner, pass);
+            hidden = tap(index + 1, hidden);
         }
-        Ok(self.ln_f.forward(hidden))
+        Ok(self.ln_f.forward(hidden, pass))
     }
 }
 
@@ -333,9 +342,10 @@ impl Gpt2Attention {
         x: Tensor<3>,
         mask: &flametune_kernels::AttentionMask,
         cache: Option<(usize, &mut KvCache)>,
+        pass: &AdapterPass,
     ) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
-        let qkv = self.c_attn.forward(x);
+        let qkv = self.c_attn.forward(x, pass);
         let part = |index: usize| {
             let part = qkv.clone().narrow(2, index * width, width);
             part.reshape([batch, seq, self.heads, width / self.heads])
@@ -347,6 +357,6 @@ impl Gpt2Attention {
         }
         let heads = attention(q, k, v, mask, self.scale, None);
         self.c_proj
-            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]))
+            .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]), pass)
     }
 }

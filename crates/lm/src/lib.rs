@@ -4,14 +4,15 @@
 //!
 //! ```no_run
 //! use burn::tensor::Device;
-//! use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+//! use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, TokenBatch};
 //!
 //! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
 //! let model = CausalLm::load(&checkpoint, &LoadOptions::f32(&Device::flex()), &mut |_| {})?;
 //! let batch = TokenBatch::left_padded(&[vec![1, 2, 3], vec![4]], 0)?;
 //! let mut cache = model.new_cache(batch.batch(), 64);
-//! let hidden = model.forward(&batch, Some(&mut cache))?;
-//! let logits = model.logits(hidden); // [batch, seq, vocab]
+//! let base = AdapterPass::default();
+//! let hidden = model.forward(&batch, Some(&mut cache), &base)?;
+//! let logits = model.logits(hidden, &base); // [batch, seq, vocab]
 //! # let _ = logits;
 //! # Ok::<(), flametune_lm::Error>(())
 //! ```
@@ -19,6 +20,8 @@
 //! - [`Checkpoint`]: a model on disk; [`TensorSource`]: its tensors, one at a time
 //! - [`CausalLm`], [`BertModel`]: models; [`TokenBatch`], [`KvCache`]: what goes in and what stays
 //! - [`ConfigFile`], [`DecoderConfig`]: `config.json` as it stands, and with defaults resolved
+//! - [`LoadOptions`], [`QuantizeOptions`]: number formats, and what to quantize on the way
+//! - [`AdapterPass`]: which adapters take part in a forward pass; they come from crate `peft`
 //! - [`named_tensors`]: the parameters of a module under the names they have on disk
 //!
 //! Not here: tokenizers and templates (crate `data`), sampling (crate `infer`), optimizers.
@@ -43,10 +46,13 @@ mod decoder_lm;
 mod error;
 mod feed_forward;
 mod gpt2;
-mod layers;
+mod linears;
+mod loss;
 mod model;
 mod names;
+mod options;
 mod rope;
+mod slots;
 mod weights;
 
 pub use batch::{PADDING, TokenBatch};
@@ -56,16 +62,16 @@ pub use bert::{
 };
 pub use cache::KvCache;
 pub use checkpoint::{
-    GgufCheckpoint, HeaderError, IndexError, SafetensorsCheckpoint, SavedCheckpoint, TensorInfo,
-    TensorSource, TensorSpec, save_safetensors,
+    GgufCheckpoint, HeaderError, IndexError, SafetensorsCheckpoint, SavedCheckpoint, StoredWeight,
+    TensorInfo, TensorSource, TensorSpec, save_safetensors, stored_weights,
 };
 pub use config::{
-    Activation, BlockStyle, ConfigFile, DecoderConfig, Family, LayerConfig, MoeConfig, Norm,
-    QkNorm, RopeConfig, RopeScaling,
+    Activation, BlockStyle, ConfigFile, DecoderConfig, Family, LayerConfig, MoeConfig, QkNorm,
+    RopeConfig, RopeScaling,
 };
 pub use decoder::{
     Attention, Decoder, DecoderLayer, FusedProjections, Projections, SeparateProjections,
-    StepContext,
+    StepContext, Tap,
 };
 pub use decoder_lm::DecoderLm;
 pub use error::{Error, Result};
@@ -73,8 +79,10 @@ pub use feed_forward::{
     Expert, Experts, FeedForward, FusedGated, FusedGatedMlp, Gated, GatedMlp, SparseMoe,
 };
 pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Config, Gpt2Lm, Gpt2Mlp};
-pub use layers::{NormLayer, TokenEmbedding};
 pub use model::{CausalLm, Checkpoint};
 pub use names::{NamedTensor, named_tensors};
+pub use options::{LoadOptions, QuantizeOptions};
 pub use rope::{RopeTable, inverse_frequencies};
-pub use weights::{LoadOptions, LoadProgress};
+pub use weights::LoadProgress;
+
+pub use flametune_peft::{AdapterPass, AdapterSelection};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
+use flametune_peft::{AdapterLinear, AdapterPass};
 
 use crate::batch::TokenBatch;
 use crate::bert::BertModel;
@@ -14,12 +15,15 @@ use crate::checkpoint::{
     GgufCheckpoint, SafetensorsCheckpoint, SavedCheckpoint, TensorSource, TensorSpec,
     save_safetensors,
 };
-use crate::config::{ConfigFile, Family};
+use crate::config::{ConfigFile, Family, with_quantization};
+use crate::decoder::Tap;
 use crate::decoder_lm::DecoderLm;
 use crate::error::{Error, Result};
 use crate::gpt2::{self, Gpt2Lm};
-use crate::names::{NamedTensor, named_tensors};
-use crate::weights::{LoadOptions, LoadProgress, Weights};
+use crate::linears;
+use crate::names::{NamedTensor, named_tensors, packed_tensors, quantization};
+use crate::options::LoadOptions;
+use crate::weights::{LoadProgress, Weights};
 
 /// A model on disk: its configuration and its tensors, nothing loaded yet.
 #[derive(Debug)]
@@ -122,15 +126,20 @@ fn only_gguf(folder: &Path) -> Result<PathBuf> {
 /// # Examples
 /// ```no_run
 /// use burn::tensor::Device;
-/// use flametune_lm::{CausalLm, Checkpoint, LoadOptions, TokenBatch};
+/// use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, TokenBatch};
 ///
 /// let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
 /// let model = CausalLm::load(&checkpoint, &LoadOptions::f32(&Device::flex()), &mut |_| {})?;
 /// let batch = TokenBatch::from_rows(&[vec![1, 2, 3]])?;
-/// let logits = model.logits(model.forward(&batch, None)?);
+/// let base = AdapterPass::default();
+/// let logits = model.logits(model.forward(&batch, None, &base)?, &base);
 /// assert_eq!(logits.dims(), [1, 3, model.vocab_size()]);
 /// # Ok::<(), flametune_lm::Error>(())
 /// ```
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a process, and nothing beside its weights"
+)]
 #[derive(Module, Debug)]
 pub enum CausalLm {
     /// The Llama family.
@@ -151,7 +160,8 @@ impl CausalLm {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self> {
         let family = checkpoint.family()?;
-        let weights = Weights::new(checkpoint.tensors(), options, progress);
+        let (tensors, config) = (checkpoint.tensors(), checkpoint.config());
+        let weights = Weights::new(tensors, config, options, progress)?;
         let model = match family {
             Family::Bert => return Err(Error::NoHead { head: "lm_head" }),
             Family::Gpt2 => Self::Gpt2(Gpt2Lm::load(&weights.root(), checkpoint.config())?),
@@ -232,27 +242,38 @@ impl CausalLm {
         }
     }
 
-    /// Runs the model up to its head; with a cache the tokens continue those already in it.
+    /// Runs the model up to its head, with the adapters that `pass` chooses; with a cache the tokens
+    /// continue those already in it.
     ///
     /// # Shapes
     /// - returns `[batch, seq, d_model]`
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, a position outside the model's, or the cache is
-    /// full.
-    pub fn forward(&self, batch: &TokenBatch, cache: Option<&mut KvCache>) -> Result<Tensor<3>> {
-        self.forward_observed(batch, cache, &mut |_| {})
-    }
-
-    fn forward_observed(
+    /// When an id is outside the vocabulary, a position outside the model's, the cache is full, or
+    /// the model lacks an adapter; all of this is found before anything is computed.
+    pub fn forward(
         &self,
         batch: &TokenBatch,
         cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(&Tensor<3>),
+        pass: &AdapterPass,
+    ) -> Result<Tensor<3>> {
+        self.forward_tapped(batch, cache, pass, &mut |_, state| state)
+    }
+
+    /// [`forward`](Self::forward) that shows every state on its way to `tap`, which may change it.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_tapped(
+        &self,
+        batch: &TokenBatch,
+        cache: Option<&mut KvCache>,
+        pass: &AdapterPass,
+        tap: Tap<'_>,
     ) -> Result<Tensor<3>> {
         match self {
-            Self::Decoder(lm) => lm.model.forward(batch, cache, observe),
-            Self::Gpt2(lm) => lm.transformer.forward(batch, cache, observe),
+            Self::Decoder(lm) => lm.model.forward(batch, cache, pass, tap),
+            Self::Gpt2(lm) => lm.transformer.forward(batch, cache, pass, tap),
         }
     }
 
@@ -264,9 +285,12 @@ impl CausalLm {
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
-    pub fn hidden_states(&self, batch: &TokenBatch) -> Result<Vec<Tensor<3>>> {
+    pub fn hidden_states(&self, batch: &TokenBatch, pass: &AdapterPass) -> Result<Vec<Tensor<3>>> {
         let mut states = Vec::with_capacity(self.num_layers() + 1);
-        let last = self.forward_observed(batch, None, &mut |state| states.push(state.clone()))?;
+        let last = self.forward_tapped(batch, None, pass, &mut |_, state| {
+            states.push(state.clone());
+            state
+        })?;
         states.pop();
         states.push(last);
         Ok(states)
@@ -276,47 +300,75 @@ impl CausalLm {
     ///
     /// # Shapes
     /// - `hidden`: `[batch, seq, d_model]`, returns `[batch, seq, vocab]`
-    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+    ///
+    /// # Panics
+    /// When the pass chooses adapters for another number of rows than `batch`.
+    pub fn logits(&self, hidden: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
         match self {
-            Self::Decoder(lm) => lm.logits(hidden),
-            Self::Gpt2(lm) => lm.logits(hidden),
+            Self::Decoder(lm) => lm.logits(hidden, pass),
+            Self::Gpt2(lm) => lm.logits(hidden, pass),
         }
     }
 
-    /// The parameters as a Hugging Face file names and lays them out.
-    pub fn named_tensors(&self) -> Vec<NamedTensor> {
-        let tensors = named_tensors(self);
+    /// The linear projections in their order, with the names of their modules.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn example(model: &flametune_lm::CausalLm) {
+    /// let bytes: usize = model.linears().iter().map(|(_, linear)| linear.base_layer.bytes()).sum();
+    /// # let _ = bytes;
+    /// # }
+    /// ```
+    pub fn linears(&self) -> Vec<(String, &AdapterLinear)> {
         match self {
-            Self::Decoder(_) => tensors,
-            Self::Gpt2(_) => tensors
-                .into_iter()
-                .map(|t| {
-                    if gpt2::is_conv1d(&t.name) {
-                        t.transposed()
-                    } else {
-                        t
-                    }
-                })
-                .collect(),
+            Self::Decoder(lm) => linears::decoder(lm),
+            Self::Gpt2(lm) => linears::gpt2(lm),
         }
+    }
+
+    /// The parameters as a Hugging Face file names and lays them out; quantized weights as the
+    /// tensors that store them.
+    ///
+    /// # Errors
+    /// [`Error::Quant`] for layers of a kind that has no form on disk (block-wise int8).
+    pub fn named_tensors(&self) -> Result<Vec<NamedTensor>> {
+        let mut tensors = named_tensors(self);
+        if let Self::Gpt2(_) = self {
+            let stored = |tensor: NamedTensor| match gpt2::is_conv1d(&tensor.name) {
+                true => tensor.transposed(),
+                false => tensor,
+            };
+            tensors = tensors.into_iter().map(stored).collect();
+        }
+        tensors.extend(packed_tensors(&self.linears())?);
+        Ok(tensors)
     }
 
     /// Writes `config.json` and the weights into `folder`, in the Hugging Face layout.
     ///
     /// Weights go into one file, or several with an index when they exceed `max_shard_bytes`.
+    /// Quantized layers are stored as bitsandbytes stores them, and `quantization_config` says so.
     ///
     /// # Errors
-    /// When a file cannot be written; the folder is then as it was before.
+    /// - when a file cannot be written; the folder is then as it was before
+    /// - [`Error::Quant`] for layers of block-wise int8, [`Error::MixedKinds`] for layers of
+    ///   several kinds: neither has a form on disk
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,
         config: &ConfigFile,
         max_shard_bytes: usize,
     ) -> Result<SavedCheckpoint> {
+        let (quantized, mut dense) = quantization(&self.linears())?;
+        if self.is_tied() {
+            // Without its name in the list, transformers would look for a quantized head.
+            dense.push("lm_head".to_owned());
+        }
+        let config = with_quantization(config, quantized, &dense)?;
         save_pretrained(
             folder.as_ref(),
-            config,
-            &self.named_tensors(),
+            &config,
+            &self.named_tensors()?,
             max_shard_bytes,
         )
     }
@@ -340,7 +392,8 @@ impl BertModel {
                 supported,
             });
         }
-        let weights = Weights::new(checkpoint.tensors(), options, progress);
+        let (tensors, config) = (checkpoint.tensors(), checkpoint.config());
+        let weights = Weights::new(tensors, config, options, progress)?;
         let model = Self::load(&weights.root(), checkpoint.config())?;
         // A classifier's or a bare encoder's checkpoint may still carry pretraining heads.
         weights.finish(|name| {
@@ -355,19 +408,19 @@ impl BertModel {
     /// Writes `config.json` and the weights into `folder`, in the Hugging Face layout.
     ///
     /// # Errors
-    /// When a file cannot be written; the folder is then as it was before.
+    /// As [`CausalLm::save_pretrained`].
     pub fn save_pretrained(
         &self,
         folder: impl AsRef<Path>,
         config: &ConfigFile,
         max_shard_bytes: usize,
     ) -> Result<SavedCheckpoint> {
-        save_pretrained(
-            folder.as_ref(),
-            config,
-            &named_tensors(self),
-            max_shard_bytes,
-        )
+        let linears = linears::bert(self);
+        let (quantized, dense) = quantization(&linears)?;
+        let config = with_quantization(config, quantized, &dense)?;
+        let mut tensors = named_tensors(self);
+        tensors.extend(packed_tensors(&linears)?);
+        save_pretrained(folder.as_ref(), &config, &tensors, max_shard_bytes)
     }
 }
 

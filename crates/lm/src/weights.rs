@@ -4,36 +4,14 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use burn::module::Param;
-use burn::tensor::{DType, Device, Tensor};
-use flametune_peft::AdapterLinear;
-use flametune_quant::{BaseLinear, DenseLinear};
+use burn::tensor::{DType, Tensor};
+use flametune_peft::{AdapterLinear, AdapterNorm, Norm};
+use flametune_quant::{BaseLinear, DenseLinear, QuantConfig, QuantLinear, QuantTensor, quantize};
 
-use crate::checkpoint::TensorSource;
-use crate::config::Norm;
+use crate::checkpoint::{TensorInfo, TensorSource, is_packed, read_packed};
+use crate::config::{ConfigFile, Stored, contradicts, stored_kind};
 use crate::error::{Error, Result};
-use crate::layers::NormLayer;
-
-/// Where and in which number formats a model is loaded.
-#[derive(Debug, Clone)]
-pub struct LoadOptions {
-    /// The device that holds the parameters.
-    pub device: Device,
-    /// The dtype of linear and embedding weights in memory: F32, BF16 or F16.
-    pub weight_dtype: DType,
-    /// The dtype of activations and norms: F32, or the weights' dtype.
-    pub compute_dtype: DType,
-}
-
-impl LoadOptions {
-    /// Everything in f32.
-    pub fn f32(device: &Device) -> Self {
-        Self {
-            device: device.clone(),
-            weight_dtype: DType::F32,
-            compute_dtype: DType::F32,
-        }
-    }
-}
+use crate::options::LoadOptions;
 
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +25,10 @@ pub struct LoadProgress {
 /// A checkpoint being turned into a model; remembers which tensors found their place.
 pub(crate) struct Weights<'a> {
     source: &'a dyn TensorSource,
+    config: &'a ConfigFile,
     options: &'a LoadOptions,
+    /// How the configuration says that linear weights are stored.
+    stored: Option<Stored>,
     state: RefCell<State<'a>>,
 }
 
@@ -60,9 +41,11 @@ struct State<'a> {
 impl<'a> Weights<'a> {
     pub(crate) fn new(
         source: &'a dyn TensorSource,
+        config: &'a ConfigFile,
         options: &'a LoadOptions,
         report: &'a mut dyn FnMut(LoadProgress),
-    ) -> Self {
+    ) -> Result<Self> {
+        let stored = stored_kind(config)?;
         let total_bytes = source
             .names()
             .iter()
@@ -72,15 +55,17 @@ impl<'a> Weights<'a> {
             bytes: 0,
             total_bytes,
         };
-        Self {
+        Ok(Self {
             source,
+            config,
             options,
+            stored,
             state: RefCell::new(State {
                 taken: BTreeSet::new(),
                 progress,
                 report,
             }),
-        }
+        })
     }
 
     /// The place in the checkpoint under which tensors are looked for next.
@@ -116,33 +101,104 @@ impl<'a> Weights<'a> {
         dtype: DType,
         transposed: bool,
     ) -> Result<Param<Tensor<D>>> {
-        let info = self.source.info(name).ok_or_else(|| Error::MissingTensor {
-            name: name.to_owned(),
-            file: self.any_file(),
-        })?;
-        let mut on_disk = shape;
-        if transposed {
-            on_disk.reverse();
-        }
-        if info.shape != on_disk {
-            return Err(Error::ShapeMismatch {
-                tensor: name.to_owned(),
-                file: info.file,
-                expected: on_disk.to_vec(),
-                got: info.shape,
-            });
-        }
+        self.info(name, &on_disk(shape, transposed))?;
         let data = self.source.read(name, dtype)?;
         let mut tensor = Tensor::<D>::from_data(data, (&self.options.device, dtype));
         if transposed {
             tensor = contiguous(tensor.transpose());
         }
+        self.take([name.to_owned()]);
+        Ok(Param::from_tensor(tensor))
+    }
+
+    /// Reads a weight that is stored quantized, `[d_out, d_in]`.
+    fn packed(&self, name: &str, shape: [usize; 2]) -> Result<QuantTensor> {
+        let file = || self.source.info(name).map(|info| info.file);
+        if self.options.quantize.is_some() {
+            return Err(Error::AlreadyQuantized {
+                tensor: name.to_owned(),
+                file: file().unwrap_or_default(),
+            });
+        }
+        let (parts, tensor) = read_packed(self.source, name)?;
+        if let Some(stored) = self.stored
+            && stored.kind != tensor.kind()
+        {
+            return Err(contradicts(self.config, stored, name, tensor.kind()));
+        }
+        if tensor.shape() != shape {
+            return Err(Error::ShapeMismatch {
+                tensor: name.to_owned(),
+                file: file().unwrap_or_default(),
+                expected: shape.to_vec(),
+                got: tensor.shape().to_vec(),
+            });
+        }
+        self.take(parts);
+        Ok(tensor)
+    }
+
+    /// Reads a weight in f32 and quantizes it; the numbers are gone when this returns.
+    fn quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        transposed: bool,
+        config: QuantConfig,
+    ) -> Result<QuantTensor> {
+        let stored = on_disk(shape, transposed);
+        let info = self.info(name, &stored)?;
+        let data = self.source.read(name, DType::F32)?;
+        let numbers: Vec<f32> = match data.try_into_vec::<f32>() {
+            Ok(numbers) if transposed => transpose(&numbers, stored),
+            Ok(numbers) => numbers,
+            Err(_) => {
+                return Err(Error::UnsupportedConversion {
+                    tensor: name.to_owned(),
+                    file: info.file,
+                    stored: info.dtype,
+                    wanted: DType::F32,
+                });
+            }
+        };
+        let tensor =
+            quantize(&numbers, &shape, config).map_err(|source| Error::CannotQuantize {
+                tensor: name.to_owned(),
+                file: info.file,
+                source: Box::new(source),
+            })?;
+        self.take([name.to_owned()]);
+        Ok(tensor)
+    }
+
+    /// What is known of a tensor that must be there in this shape.
+    fn info(&self, name: &str, shape: &[usize]) -> Result<TensorInfo> {
+        let info = self.source.info(name).ok_or_else(|| Error::MissingTensor {
+            name: name.to_owned(),
+            file: self.any_file(),
+        })?;
+        if info.shape == shape {
+            Ok(info)
+        } else {
+            Err(Error::ShapeMismatch {
+                tensor: name.to_owned(),
+                file: info.file,
+                expected: shape.to_vec(),
+                got: info.shape,
+            })
+        }
+    }
+
+    /// Counts tensors as read, and reports.
+    fn take(&self, names: impl IntoIterator<Item = String>) {
         let mut state = self.state.borrow_mut();
-        state.taken.insert(name.to_owned());
-        state.progress.bytes = state.progress.bytes.saturating_add(info.bytes);
+        for name in names {
+            let bytes = self.source.info(&name).map_or(0, |info| info.bytes);
+            state.progress.bytes = state.progress.bytes.saturating_add(bytes);
+            state.taken.insert(name);
+        }
         let progress = state.progress;
         (state.report)(progress);
-        Ok(Param::from_tensor(tensor))
     }
 
     fn any_file(&self) -> std::path::PathBuf {
@@ -152,6 +208,23 @@ impl<'a> Weights<'a> {
             .map(|info| info.file)
             .unwrap_or_default()
     }
+}
+
+/// The shape in the file of a tensor that is perhaps stored transposed.
+fn on_disk<const D: usize>(mut shape: [usize; D], transposed: bool) -> [usize; D] {
+    if transposed {
+        shape.reverse();
+    }
+    shape
+}
+
+/// A row-major matrix with rows and columns exchanged.
+fn transpose(numbers: &[f32], [rows, cols]: [usize; 2]) -> Vec<f32> {
+    let mut out = Vec::with_capacity(numbers.len());
+    for col in 0..cols {
+        out.extend((0..rows).map(|row| numbers[row * cols + col]));
+    }
+    out
 }
 
 /// Writes a transposed view out, so that rows are runs of memory again.
@@ -240,32 +313,45 @@ impl Scope<'_> {
         bias: bool,
         fan_in_fan_out: bool,
     ) -> Result<AdapterLinear> {
-        let dtype = self.weights.options.weight_dtype;
-        let weight =
-            self.weights
-                .param(&self.path("weight"), [d_out, d_in], dtype, fan_in_fan_out)?;
-        let bias = if bias {
-            Some(self.vector("bias", d_out)?)
+        let weights = self.weights;
+        let options = weights.options;
+        let (name, shape) = (self.path("weight"), [d_out, d_in]);
+        let bias = |scope: &Self| bias.then(|| scope.vector("bias", d_out)).transpose();
+        let quantize = options
+            .quantize
+            .as_ref()
+            .filter(|quantize| quantize.quantizes(&name));
+        let tensor = if is_packed(weights.source, &name) {
+            Some(weights.packed(&name, shape)?)
+        } else if let Some(quantize) = quantize {
+            Some(weights.quantized(&name, shape, fan_in_fan_out, quantize.config)?)
         } else {
             None
         };
-        Ok(AdapterLinear::new(BaseLinear::Dense(DenseLinear {
-            weight,
-            bias,
-            fan_in_fan_out,
-        })))
+        let base = match tensor {
+            Some(tensor) => {
+                let device = &options.device;
+                let mut layer = QuantLinear::from_quant_tensor(&tensor, bias(self)?, device)?;
+                layer.fan_in_fan_out = fan_in_fan_out;
+                BaseLinear::Quant(layer)
+            }
+            None => {
+                let dtype = options.weight_dtype;
+                let weight = weights.param(&name, shape, dtype, fan_in_fan_out)?;
+                let mut layer = DenseLinear::new(weight, bias(self)?);
+                layer.fan_in_fan_out = fan_in_fan_out;
+                BaseLinear::Dense(layer)
+            }
+        };
+        Ok(AdapterLinear::new(base.with_precision(options.precision)))
     }
 
     /// A normalisation layer.
-    pub(crate) fn norm(&self, kind: Norm, width: usize) -> Result<NormLayer> {
+    pub(crate) fn norm(&self, kind: Norm, width: usize) -> Result<AdapterNorm> {
         let bias = match kind {
             Norm::Layer { .. } => Some(self.vector("bias", width)?),
             Norm::Rms { .. } | Norm::RmsOffset { .. } => None,
         };
-        Ok(NormLayer {
-            weight: self.vector("weight", width)?,
-            bias,
-            kind,
-        })
+        Ok(AdapterNorm::new(self.vector("weight", width)?, bias, kind))
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use flametune_lm::{CausalLm, Checkpoint, Error, LoadOptions, TokenBatch};
 
-use crate::models::Golden;
+use crate::models::{Golden, base};
 
 /// A copy of the golden llama with a changed configuration.
 fn altered(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) -> Result<CausalLm, Error> {
@@ -83,7 +83,7 @@ fn broken_configurations_name_the_file() {
 fn tokens_outside_the_vocabulary_and_overfull_caches_are_refused() {
     let model = Golden::open("llama").model(&Device::flex());
     let batch = TokenBatch::from_rows(&[vec![1, 2, 272]]).unwrap();
-    let error = model.forward(&batch, None).unwrap_err();
+    let error = model.forward(&batch, None, &base()).unwrap_err();
     assert!(matches!(
         error,
         Error::TokenOutOfRange {
@@ -95,7 +95,9 @@ fn tokens_outside_the_vocabulary_and_overfull_caches_are_refused() {
 
     let mut cache = model.new_cache(1, 2);
     let batch = TokenBatch::from_rows(&[vec![1, 2, 3]]).unwrap();
-    let error = model.forward(&batch, Some(&mut cache)).unwrap_err();
+    let error = model
+        .forward(&batch, Some(&mut cache), &base())
+        .unwrap_err();
     assert!(matches!(
         error,
         Error::ContextOverflow {
@@ -110,7 +112,7 @@ fn tokens_outside_the_vocabulary_and_overfull_caches_are_refused() {
 fn learned_positions_end_where_their_table_ends() {
     let model = Golden::open("gpt2").model(&Device::flex());
     let batch = TokenBatch::from_rows(&[vec![1; 129]]).unwrap();
-    let error = model.forward(&batch, None).unwrap_err();
+    let error = model.forward(&batch, None, &base()).unwrap_err();
     assert!(matches!(
         error,
         Error::ContextOverflow {
@@ -126,6 +128,6 @@ fn a_model_without_a_head_says_so() {
         panic!("a decoder")
     };
     let batch = TokenBatch::from_rows(&[vec![1]]).unwrap();
-    let error = model.classify(&batch).unwrap_err();
+    let error = model.classify(&batch, &base()).unwrap_err();
     assert_eq!(error.to_string(), "the model has no `score` head");
 }

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use flametune_lm::{CausalLm, TokenBatch};
 use flametune_testkit::{Tolerance, assert_close};
 
-use crate::models::{CAUSAL, Golden, logits, values};
+use crate::models::{CAUSAL, Golden, base, logits, values};
 
 /// The same sums in another order of blocks.
 fn tolerance() -> Tolerance {
@@ -46,8 +46,8 @@ fn decoding_with_the_cache_equals_the_full_forward() {
         // A first piece, single tokens, and pieces of other sizes.
         for piece in [0..5, 5..6, 6..7, 7..15, 15..21] {
             let batch = TokenBatch::from_rows(&[tokens[piece].to_vec()]).unwrap();
-            let hidden = model.forward(&batch, Some(&mut cache)).unwrap();
-            stepwise.extend(values(model.logits(hidden)));
+            let hidden = model.forward(&batch, Some(&mut cache), &base()).unwrap();
+            stepwise.extend(values(model.logits(hidden, &base())));
         }
         assert_close(
             &stepwise,
@@ -66,9 +66,15 @@ fn a_left_padded_batch_equals_its_rows_alone() {
         let vocab = model.vocab_size();
         let batch = TokenBatch::left_padded(&rows, 0).unwrap();
         let mut cache = model.new_cache(3, 14);
-        let prefill = values(model.logits(model.forward(&batch, Some(&mut cache)).unwrap()));
+        let prefill = values(model.logits(
+            model.forward(&batch, Some(&mut cache), &base()).unwrap(),
+            &base(),
+        ));
         let next = TokenBatch::from_rows(&[vec![5], vec![6], vec![7]]).unwrap();
-        let step = values(model.logits(model.forward(&next, Some(&mut cache)).unwrap()));
+        let step = values(model.logits(
+            model.forward(&next, Some(&mut cache), &base()).unwrap(),
+            &base(),
+        ));
         for (index, row) in rows.iter().enumerate() {
             let mut alone = row.clone();
             alone.push(next.input_ids()[index]);
@@ -134,11 +140,15 @@ fn dropping_rows_from_the_cache_leaves_the_others_as_they_were() {
         .forward(
             &TokenBatch::left_padded(&rows, 0).unwrap(),
             Some(&mut cache),
+            &base(),
         )
         .unwrap();
     cache.select_rows(&[2, 0]);
     let next = TokenBatch::from_rows(&[vec![11], vec![12]]).unwrap();
-    let got = values(model.logits(model.forward(&next, Some(&mut cache)).unwrap()));
+    let got = values(model.logits(
+        model.forward(&next, Some(&mut cache), &base()).unwrap(),
+        &base(),
+    ));
     let expected: Vec<f32> = [(2, 11), (0, 12)]
         .into_iter()
         .flat_map(|(row, token): (usize, u32)| {

@@ -6,7 +6,7 @@ use flametune_lm::{
 };
 use flametune_testkit::{Tolerance, assert_close, devices, fixture_json, fixture_path};
 
-use crate::models::{CAUSAL, Golden, argmax, floats, logits, values};
+use crate::models::{CAUSAL, Golden, argmax, base, floats, logits, values};
 
 /// f32 on both sides; sums of up to 112 products of order one and two to three layers leave some
 /// 1e-6, far below the 1e-4 that the reference suggests. The wider bound of other devices allows
@@ -32,7 +32,7 @@ fn hidden_states_match_transformers() {
         let golden = Golden::open(name);
         let states = golden
             .model(&Device::flex())
-            .hidden_states(&golden.batch())
+            .hidden_states(&golden.batch(), &base())
             .unwrap();
         let mut compared = 0;
         for (index, state) in states.into_iter().enumerate() {
@@ -82,9 +82,9 @@ fn greedy_decoding_with_the_cache_matches_transformers() {
         while tokens.len() < expected.len() {
             let batch = TokenBatch::from_rows(&[tokens[fed..].to_vec()]).unwrap();
             fed = tokens.len();
-            let hidden = model.forward(&batch, Some(&mut cache)).unwrap();
+            let hidden = model.forward(&batch, Some(&mut cache), &base()).unwrap();
             let last = hidden.narrow(1, batch.seq() - 1, 1);
-            let mut row = values(model.logits(last));
+            let mut row = values(model.logits(last, &base()));
             // The reference was asked for a minimum length, which forbids the end token.
             row[usize::try_from(eos).unwrap()] = f32::NEG_INFINITY;
             tokens.push(argmax(&row));
@@ -109,11 +109,7 @@ fn bf16_weights_match_transformers_in_bf16() {
             .fold(0.0, |peak: f64, &x| peak.max(f64::from(x.abs())));
         let tolerance = Tolerance::rel_abs(0.0, peak / 64.0);
         for compute_dtype in [DType::F32, DType::BF16] {
-            let options = LoadOptions {
-                device: Device::flex(),
-                weight_dtype: DType::BF16,
-                compute_dtype,
-            };
+            let options = LoadOptions::new(&Device::flex(), DType::BF16, compute_dtype);
             let model = golden.model_as(&options);
             let got = golden.tokens_only(&logits(&model, &golden.batch()));
             let what = format!("{name}: logits with bf16 weights, {compute_dtype:?} activations");
@@ -127,7 +123,7 @@ fn bf16_weights_match_transformers_in_bf16() {
 /// Mean cross-entropy of the next token over the labels that are not -100.
 fn loss(model: &CausalLm, golden: &Golden) -> Tensor<1> {
     let batch = golden.batch();
-    let logits = model.logits(model.forward(&batch, None).unwrap());
+    let logits = model.logits(model.forward(&batch, None, &base()).unwrap(), &base());
     let [rows, seq, vocab] = logits.dims();
     let labels: Vec<i64> = golden.tensors["labels"].iter::<i64>().collect();
     let (mut picks, mut targets) = (Vec::new(), Vec::new());
@@ -263,7 +259,7 @@ fn sequence_classifier_matches_transformers() {
     let CausalLm::Decoder(model) = golden.model(&Device::flex()) else {
         panic!("a decoder")
     };
-    let got = values(model.classify(&golden.batch()).unwrap());
+    let got = values(model.classify(&golden.batch(), &base()).unwrap());
     assert_close(
         &got,
         &golden.floats("logits"),
@@ -283,7 +279,7 @@ fn bert(name: &str) -> (Golden, BertModel) {
 #[test]
 fn bert_classifier_matches_transformers() {
     let (golden, model) = bert("bert_cls");
-    let got = values(model.classify(&golden.batch()).unwrap());
+    let got = values(model.classify(&golden.batch(), &base()).unwrap());
     assert_close(
         &got,
         &golden.floats("logits"),
@@ -298,7 +294,7 @@ fn bert_masked_lm_and_hidden_states_match_transformers() {
     let mut states = Vec::new();
     let hidden = model
         .bert
-        .forward(&golden.batch(), &mut |state| {
+        .forward(&golden.batch(), &base(), &mut |state| {
             states.push(values(state.clone()))
         })
         .unwrap();
@@ -310,7 +306,7 @@ fn bert_masked_lm_and_hidden_states_match_transformers() {
         let expected = golden.tokens_only(&floats(expected));
         assert_close(&golden.tokens_only(state), &expected, f32_tolerance(), &key);
     }
-    let got = golden.tokens_only(&values(model.masked_lm_logits(hidden).unwrap()));
+    let got = golden.tokens_only(&values(model.masked_lm_logits(hidden, &base()).unwrap()));
     let expected = golden.tokens_only(&golden.floats("logits"));
     assert_close(&got, &expected, f32_tolerance(), "masked-token logits");
 }

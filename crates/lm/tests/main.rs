@@ -7,8 +7,11 @@
     reason = "tests fail by panicking and say loudly what they skip"
 )]
 
+mod adapters;
 mod bad_input;
 mod behaviour;
 mod golden;
+mod gradients;
 mod models;
+mod quantized;
 mod saving;

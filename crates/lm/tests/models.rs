@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use flametune_lm::{CausalLm, Checkpoint, LoadOptions, PADDING, TokenBatch};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, PADDING, TokenBatch};
 use flametune_testkit::{fixture_path, fixture_safetensors};
 
 /// Every causal golden model.
@@ -104,7 +104,7 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// Logits of a batch of equal rows.
 pub(crate) fn logits(model: &CausalLm, batch: &TokenBatch) -> Vec<f32> {
-    values(model.logits(model.forward(batch, None).unwrap()))
+    values(model.logits(model.forward(batch, None, &base()).unwrap(), &base()))
 }
 
 /// The index of the largest value, the first of equals.
@@ -116,4 +116,9 @@ pub(crate) fn argmax(row: &[f32]) -> u32 {
         }
     }
     u32::try_from(best).unwrap()
+}
+
+/// A pass without adapters.
+pub(crate) fn base() -> AdapterPass {
+    AdapterPass::default()
 }

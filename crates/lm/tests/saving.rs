@@ -12,11 +12,7 @@ fn as_stored(source: &dyn TensorSource) -> LoadOptions {
         "BF16" => DType::BF16,
         _ => DType::F32,
     };
-    LoadOptions {
-        device: Device::flex(),
-        weight_dtype: dtype,
-        compute_dtype: dtype,
-    }
+    LoadOptions::new(&Device::flex(), dtype, dtype)
 }
 
 fn assert_same_tensors(

@@ -1,7 +1,7 @@
 //! What the decoding loop needs of a model.
 
 use burn::tensor::Tensor;
-use flametune_lm::{CausalLm, KvCache, TokenBatch};
+use flametune_lm::{AdapterPass, CausalLm, KvCache, TokenBatch};
 
 use crate::error::Result;
 
@@ -45,15 +45,16 @@ impl StepModel for CausalLm {
     }
 
     fn read(&self, columns: &TokenBatch, cache: &mut KvCache) -> Result<()> {
-        self.forward(columns, Some(cache))?;
+        self.forward(columns, Some(cache), &AdapterPass::default())?;
         Ok(())
     }
 
     fn step(&self, columns: &TokenBatch, cache: &mut KvCache) -> Result<Vec<f32>> {
-        let hidden: Tensor<3> = self.forward(columns, Some(cache))?;
+        let pass = AdapterPass::default();
+        let hidden: Tensor<3> = self.forward(columns, Some(cache), &pass)?;
         let [rows, seq, d_model] = hidden.dims();
         let last = hidden.slice([0..rows, seq - 1..seq, 0..d_model]);
-        let logits = self.logits(last).into_data().convert::<f32>();
+        let logits = self.logits(last, &pass).into_data().convert::<f32>();
         // After the conversion the data are f32; an empty list would be refused by its length.
         Ok(logits.try_into_vec::<f32>().unwrap_or_default())
     }

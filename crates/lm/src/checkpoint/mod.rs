@@ -4,6 +4,7 @@ mod dtype;
 mod gguf;
 mod header;
 mod index;
+mod packed;
 mod partial;
 mod safetensors;
 mod save;
@@ -12,14 +13,17 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use burn::tensor::{DType, TensorData};
+use flametune_quant::bnb_layout::BnbPart;
 
 use crate::error::Result;
 
+pub(crate) use packed::{is_packed, read_packed};
 pub(crate) use partial::PartialFile;
 
 pub use gguf::GgufCheckpoint;
 pub use header::HeaderError;
 pub use index::IndexError;
+pub use packed::{StoredWeight, stored_weights};
 pub use safetensors::SafetensorsCheckpoint;
 pub use save::{SavedCheckpoint, TensorSpec, save_safetensors};
 
@@ -44,6 +48,16 @@ pub trait TensorSource: Debug + Send + Sync {
     /// - [`UnsupportedConversion`](crate::Error::UnsupportedConversion) when the stored type has no
     ///   conversion to `dtype`
     fn read(&self, name: &str, dtype: DType) -> Result<TensorData>;
+
+    /// A tensor as it is stored, if the format has tensors in which bitsandbytes could store the
+    /// parts of a quantized weight. GGUF has its own.
+    fn stored(&self, _name: &str) -> Option<BnbPart<'_>> {
+        None
+    }
+
+    /// Hears that the bytes of a [`stored`](Self::stored) tensor have been copied, and that its
+    /// pages need not stand beside them.
+    fn release(&self, _name: &str) {}
 }
 
 /// What is known of a stored tensor without reading its values.

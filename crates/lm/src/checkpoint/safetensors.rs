@@ -1,5 +1,6 @@
 //! Reading safetensors checkpoints, in one file or several.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
 use flametune_kernels::MappedFile;
+use flametune_quant::bnb_layout::BnbPart;
 
 use super::dtype::convert;
 use super::header::{Header, HeaderTensor};
@@ -240,6 +242,24 @@ impl TensorSource for SafetensorsCheckpoint {
             stored: tensor.dtype.to_string(),
             wanted: dtype,
         })
+    }
+
+    fn stored(&self, name: &str) -> Option<BnbPart<'_>> {
+        let location = self.tensors.get(name)?;
+        Some(BnbPart {
+            dtype: location.tensor.dtype,
+            shape: location.tensor.shape.clone(),
+            bytes: Cow::Borrowed(self.bytes_at(location)?),
+        })
+    }
+
+    fn release(&self, name: &str) {
+        let location = self.tensors.get(name);
+        if let Some((location, shard)) =
+            location.and_then(|location| Some((location, self.files.get(location.file)?)))
+        {
+            shard.bytes.release(location.tensor.range.clone());
+        }
     }
 }
 

@@ -1,29 +1,11 @@
 //! A decoder's configuration with every default of its family filled in.
 
 use super::family::Family;
+use flametune_peft::Norm;
+
 use super::fields::ConfigFile;
 use super::rope::RopeConfig;
 use crate::error::Result;
-
-/// The normalisation of hidden states.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Norm {
-    /// Root-mean-square normalisation, `x / rms(x) · w`.
-    Rms {
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// The same with `1 + w` in place of `w` (Gemma).
-    RmsOffset {
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// Mean and variance normalisation with weight and bias.
-    Layer {
-        /// Added to the variance.
-        eps: f64,
-    },
-}
 
 /// Where queries and keys are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,12 @@
 mod decoder;
 mod family;
 mod fields;
+mod quantization;
 mod rope;
 
-pub use decoder::{Activation, BlockStyle, DecoderConfig, LayerConfig, MoeConfig, Norm, QkNorm};
+pub(crate) use quantization::{Stored, contradicts, stored_kind, with_quantization};
+
+pub use decoder::{Activation, BlockStyle, DecoderConfig, LayerConfig, MoeConfig, QkNorm};
 pub use family::Family;
 pub use fields::ConfigFile;
 pub use rope::{RopeConfig, RopeScaling};

@@ -1,0 +1,215 @@
+//! Reading an adapter.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, TensorData};
+use safetensors::{Dtype, SafeTensors};
+
+use super::{BASE_WEIGHT, CONFIG_FILE, PREFIX, WEIGHTS_FILE};
+use crate::base;
+use crate::config::PeftConfig;
+use crate::error::{Error, Result};
+use crate::inject::{each_named, inject, remove};
+use crate::slots::{NamedAdapter, SlotMethod, SlotModule, Slots};
+use crate::tensors;
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads the configuration of the adapter in `folder`.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::InvalidJson`], [`Error::UnknownPeftType`], and those of
+/// [`PeftConfig::validate`].
+pub fn read_config(folder: impl AsRef<Path>) -> Result<PeftConfig> {
+    let file = folder.as_ref().join(CONFIG_FILE);
+    let value =
+        serde_json::from_slice(&read_file(&file)?).map_err(|source| Error::InvalidJson {
+            file: file.clone(),
+            source,
+        })?;
+    let config = PeftConfig::from_json(value, &file)?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// Loads the adapter in `folder` into a model under the name `name`, frozen.
+///
+/// Tensors keep their dtypes. Train it again with [`set_trainable`](crate::set_trainable).
+///
+/// # Errors
+/// - those of [`read_config`] and [`inject`]
+/// - [`Error::InvalidSafetensors`] for a broken or truncated file
+/// - [`Error::MissingTensor`], [`Error::UnexpectedTensors`], [`Error::ShapeMismatch`],
+///   [`Error::UnsupportedDtype`], [`Error::NotFinite`] for its tensors
+/// - [`Error::OtherBase`] when the file carries base weights other than the model's
+///
+/// The model's adapters are then as they were.
+pub fn load_adapter<M: Slots>(model: &mut M, name: &str, folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    let config = read_config(folder)?;
+    let file = folder.join(WEIGHTS_FILE);
+    let bytes = read_file(&file)?;
+    let mut stored = Stored::read(&bytes, file)?;
+    inject(model, name, &config, 0)?;
+    let filled = fill(model, name, &mut stored).and_then(|()| stored.finish());
+    if let Err(error) = filled {
+        remove(model, name)?;
+        return Err(error);
+    }
+    each_named(model, name, false);
+    Ok(())
+}
+
+fn fill<M: Slots>(model: &mut M, name: &str, stored: &mut Stored) -> Result<()> {
+    let mut outcome = Ok(());
+    model.visit_slots(&mut |slot| {
+        if outcome.is_err() {
+            return;
+        }
+        let path = slot.path;
+        outcome = match slot.module {
+            SlotModule::Linear(linear) => {
+                let base = linear.base.get();
+                stored
+                    .fill(path, name, linear.adapters, |method| method.refresh(base))
+                    .and_then(|()| stored.check_base(path, || base::dense_weight(base).into_data()))
+            }
+            SlotModule::Embedding(table) => {
+                let weight = table.weight.val();
+                stored
+                    .fill(path, name, &mut table.adapters, |method| {
+                        method.refresh(&weight)
+                    })
+                    .and_then(|()| stored.check_base(path, || weight.clone().into_data()))
+            }
+            SlotModule::Norm(norm) => stored.fill(path, name, &mut norm.adapters, |_| ()),
+            SlotModule::Vector(_) => Ok(()),
+        };
+    });
+    outcome
+}
+
+/// The tensors of a file that have not found their place yet.
+struct Stored {
+    file: PathBuf,
+    tensors: BTreeMap<String, TensorData>,
+}
+
+impl Stored {
+    fn read(bytes: &[u8], file: PathBuf) -> Result<Self> {
+        let parsed =
+            SafeTensors::deserialize(bytes).map_err(|source| Error::InvalidSafetensors {
+                file: file.clone(),
+                source,
+            })?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in parsed.iter() {
+            let Some(dtype) = dtype(view.dtype()) else {
+                return Err(Error::UnsupportedDtype {
+                    tensor: name.to_owned(),
+                    file,
+                    dtype: view.dtype().to_string(),
+                });
+            };
+            let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape(), dtype);
+            if let Some((index, value)) = first_not_finite(&data) {
+                return Err(Error::NotFinite {
+                    tensor: name.to_owned(),
+                    file,
+                    index,
+                    value,
+                });
+            }
+            tensors.insert(name.to_owned(), data);
+        }
+        Ok(Self { file, tensors })
+    }
+
+    /// Takes a tensor of the given shape.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorData> {
+        let Some(data) = self.tensors.remove(name) else {
+            return Err(Error::MissingTensor {
+                name: name.to_owned(),
+                file: self.file.clone(),
+            });
+        };
+        if data.shape()[..] != *shape {
+            return Err(Error::ShapeMismatch {
+                tensor: name.to_owned(),
+                file: self.file.clone(),
+                expected: shape.to_vec(),
+                got: data.shape().to_vec(),
+            });
+        }
+        Ok(data)
+    }
+
+    /// Fills the parts of an adapter in one slot, then lets `refresh` recompute what depends on
+    /// the parameters.
+    fn fill<M: SlotMethod>(
+        &mut self,
+        path: &str,
+        name: &str,
+        parts: &mut [NamedAdapter<M>],
+        refresh: impl Fn(&mut M),
+    ) -> Result<()> {
+        for part in parts.iter_mut().filter(|part| part.name == name) {
+            let names = part.method.tensor_names();
+            part.method = tensors::fill(part.method.clone(), names, |key, shape| {
+                self.take(&format!("{PREFIX}{path}.{key}"), shape)
+            })?;
+            refresh(&mut part.method);
+        }
+        Ok(())
+    }
+
+    /// Compares the base weight that a file may carry with the model's.
+    fn check_base(&mut self, path: &str, weight: impl FnOnce() -> TensorData) -> Result<()> {
+        let name = format!("{PREFIX}{path}.{BASE_WEIGHT}");
+        if !self.tensors.contains_key(&name) {
+            return Ok(());
+        }
+        let own = weight();
+        let data = self.take(&name, &own.shape().to_vec())?;
+        if data.convert_dtype(own.dtype()) != own {
+            return Err(Error::OtherBase {
+                tensor: name,
+                file: self.file.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that nothing is left.
+    fn finish(self) -> Result<()> {
+        if self.tensors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::UnexpectedTensors {
+            names: self.tensors.into_keys().collect(),
+            file: self.file,
+        })
+    }
+}
+
+fn dtype(stored: Dtype) -> Option<DType> {
+    match stored {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+fn first_not_finite(data: &TensorData) -> Option<(usize, f64)> {
+    data.iter::<f64>()
+        .enumerate()
+        .find(|(_, value)| !value.is_finite())
+}

@@ -1,0 +1,23 @@
+//! `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes and reads them.
+
+mod load;
+mod pair;
+mod save;
+
+pub use load::{load_adapter, read_config};
+pub use save::{adapter_tensors, save_adapter};
+
+/// The configuration of an adapter.
+pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
+
+/// Its parameters.
+pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// What stands before the name of a module in every key.
+pub(crate) const PREFIX: &str = "base_model.model.";
+
+/// Names of embeddings and heads whose base PEFT stores with an adapter that names them.
+pub(crate) const EMBEDDING_LAYER_NAMES: &[&str] = &["embed_tokens", "lm_head"];
+
+/// The key of the base's weight under an adapter.
+pub(crate) const BASE_WEIGHT: &str = "base_layer.weight";

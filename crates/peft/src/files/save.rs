@@ -1,0 +1,158 @@
+//! Writing an adapter.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{DType, TensorData};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::pair::PendingFiles;
+use super::{BASE_WEIGHT, CONFIG_FILE, EMBEDDING_LAYER_NAMES, PREFIX, WEIGHTS_FILE};
+use crate::base;
+use crate::config::PeftConfig;
+use crate::error::{Error, Result};
+use crate::slots::{NamedAdapter, PartRole, SlotMethod, SlotModule, SlotRole, Slots};
+use crate::targets::{TargetModules, compile};
+use crate::tensors;
+
+/// The parameters of an adapter under the keys of PEFT's file.
+///
+/// # Errors
+/// [`Error::UnknownAdapter`].
+pub fn adapter_tensors<M: Slots>(model: &M, name: &str) -> Result<BTreeMap<String, TensorData>> {
+    let config = model.adapters().config(name)?;
+    let stores_base = names_embedding(config)?;
+    let mut list = List {
+        name,
+        found: BTreeMap::new(),
+    };
+    model.clone().visit_slots(&mut |slot| match slot.module {
+        SlotModule::Linear(linear) => {
+            let adapted = list.parts(slot.path, linear.adapters);
+            if adapted && slot.role == SlotRole::Head && stores_base(slot.path) {
+                let weight = base::dense_weight(linear.base.get());
+                list.add(slot.path, BASE_WEIGHT, weight.into_data());
+            }
+        }
+        SlotModule::Embedding(table) => {
+            if list.parts(slot.path, &table.adapters) && stores_base(slot.path) {
+                list.add(slot.path, BASE_WEIGHT, table.weight.val().into_data());
+            }
+        }
+        SlotModule::Norm(norm) => {
+            list.parts(slot.path, &norm.adapters);
+        }
+        SlotModule::Vector(_) => {}
+    });
+    Ok(list.found)
+}
+
+struct List<'a> {
+    name: &'a str,
+    found: BTreeMap<String, TensorData>,
+}
+
+impl List<'_> {
+    fn add(&mut self, path: &str, key: &str, data: TensorData) {
+        self.found.insert(format!("{PREFIX}{path}.{key}"), data);
+    }
+
+    /// Lists the parts of the adapter in one slot; returns whether one adds to the base.
+    fn parts<M: SlotMethod>(&mut self, path: &str, parts: &[NamedAdapter<M>]) -> bool {
+        let mut adapted = false;
+        for part in parts.iter().filter(|part| part.name == self.name) {
+            adapted |= part.method.info().role == PartRole::Adapter;
+            for tensor in tensors::list(&part.method, part.method.tensor_names()) {
+                let key = format!("{PREFIX}{path}.{}", tensor.key);
+                self.found.insert(key, tensor.data());
+            }
+        }
+        adapted
+    }
+}
+
+/// Whether PEFT stores the base of embeddings and heads with an adapter: when one of them is named
+/// literally, or matched by the pattern.
+fn names_embedding(config: &PeftConfig) -> Result<impl Fn(&str) -> bool + use<>> {
+    let is_embedding = |path: &str| {
+        let end = path.rsplit('.').next().unwrap_or(path);
+        EMBEDDING_LAYER_NAMES.contains(&end)
+    };
+    let (literal, pattern) = match config.targeting().target_modules {
+        Some(TargetModules::List(names)) => (
+            names
+                .iter()
+                .any(|name| EMBEDDING_LAYER_NAMES.contains(&name.as_str())),
+            None,
+        ),
+        Some(TargetModules::Regex(pattern)) => {
+            let regex = compile("target_modules", pattern, &format!("^(?:{pattern})$"))?;
+            (false, Some(regex))
+        }
+        Some(TargetModules::AllLinear) | None => (false, None),
+    };
+    Ok(move |path: &str| {
+        literal
+            || pattern
+                .as_ref()
+                .is_some_and(|p| is_embedding(path) && p.is_match(path))
+    })
+}
+
+/// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, which is created if
+/// need be.
+///
+/// Tensors keep their dtypes. Both files appear together, or the folder stays as it was.
+///
+/// # Errors
+/// [`Error::UnknownAdapter`]; [`Error::Io`] when a file cannot be written.
+pub fn save_adapter<M: Slots>(model: &M, name: &str, folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    let mut config = model.adapters().config(name)?.as_ref().clone();
+    // As PEFT: an adapter on disk is for use, and training it again is asked for explicitly.
+    config.common_mut().inference_mode = true;
+    let tensors = adapter_tensors(model, name)?;
+    let weights = encode(&folder.join(WEIGHTS_FILE), &tensors)?;
+    let text = format!("{:#}", config.to_json());
+    fs::create_dir_all(folder).map_err(|source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let mut files = PendingFiles::default();
+    files.write(folder.join(WEIGHTS_FILE), &weights)?;
+    files.write(folder.join(CONFIG_FILE), text.as_bytes())?;
+    files.publish(folder)
+}
+
+fn encode(file: &Path, tensors: &BTreeMap<String, TensorData>) -> Result<Vec<u8>> {
+    let invalid = |source| Error::InvalidSafetensors {
+        file: file.to_owned(),
+        source,
+    };
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, data) in tensors {
+        let Some(dtype) = stored_dtype(data.dtype()) else {
+            return Err(Error::UnsupportedDtype {
+                tensor: name.clone(),
+                file: file.to_owned(),
+                dtype: data.dtype().name().to_owned(),
+            });
+        };
+        let view =
+            TensorView::new(dtype, data.shape().to_vec(), data.as_bytes()).map_err(invalid)?;
+        views.push((name.as_str(), view));
+    }
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize(views, Some(metadata)).map_err(invalid)
+}
+
+fn stored_dtype(dtype: DType) -> Option<Dtype> {
+    match dtype {
+        DType::F32 => Some(Dtype::F32),
+        DType::F16 => Some(Dtype::F16),
+        DType::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
+}

@@ -1,0 +1,14 @@
+//! Adapters on a tiny model of slots: what must hold of every method, and what bad input does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+#[macro_use]
+mod suite;
+mod bad_input;
+mod lora;
+mod sets;
+mod tiny;
