@@ -1,6 +1,8 @@
-//! Everything that can go wrong between text and token ids.
+//! Everything that can go wrong between files, text and token ids.
 
 use std::path::PathBuf;
+
+use crate::readers::Location;
 
 /// The result of every fallible function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -143,6 +145,114 @@ pub enum Error {
         /// What the tokenizer said.
         reason: String,
     },
+    /// A record could not be used.
+    #[error("{record}: {source}")]
+    Record {
+        /// Where the record stands.
+        record: String,
+        /// Why it could not be used.
+        source: Box<Error>,
+    },
+    /// A conversation shall be encoded, but there is no chat template.
+    #[error("a {kind} example needs a chat template, but there is none")]
+    NoChatTemplate {
+        /// The kind of the example.
+        kind: &'static str,
+    },
+    /// A part of an example is empty.
+    #[error("{field} is empty")]
+    EmptyField {
+        /// The part.
+        field: &'static str,
+    },
+    /// No token of an example would be trained.
+    #[error("none of the {tokens} tokens is trained: {reason}")]
+    NothingTrained {
+        /// Number of tokens.
+        tokens: usize,
+        /// Why.
+        reason: String,
+    },
+    /// An example is longer than the limit.
+    #[error("{tokens} tokens are more than max_length {limit}")]
+    TooLong {
+        /// Number of tokens.
+        tokens: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// BOS stands at the front twice.
+    #[error("the ids begin with {token:?} twice")]
+    DoubleBos {
+        /// BOS.
+        token: String,
+    },
+    /// What is trained does not end with a token that ends a generation.
+    #[error(
+        "what is trained ends with {last:?}, not with a token that ends a generation ({})",
+        eos.join(", ")
+    )]
+    MissingEos {
+        /// The last trained token.
+        last: String,
+        /// The tokens that end a generation.
+        eos: Vec<String>,
+    },
+    /// A template renders a prompt differently once it is answered.
+    #[error(
+        "chat template {template:?}: the prompt's text is not how the text with {field} begins"
+    )]
+    PromptNotPrefix {
+        /// Name of the template.
+        template: String,
+        /// The answer.
+        field: &'static str,
+    },
+    /// The prompt has other tokens before one answer than before the other.
+    #[error("the prompt's tokens differ between chosen and rejected from token {position} on")]
+    PromptTokensDiffer {
+        /// Position of the first difference, from zero.
+        position: usize,
+    },
+    /// Two answers that shall be compared are the same.
+    #[error("chosen and rejected are the same {tokens} tokens")]
+    EqualAnswers {
+        /// Number of tokens of the answer.
+        tokens: usize,
+    },
+    /// An example does not fit into a row or a batch.
+    #[error("example {index} has {tokens} tokens, more than {field} {limit}")]
+    ExampleTooLong {
+        /// Position of the example, from zero.
+        index: usize,
+        /// Its number of tokens.
+        tokens: usize,
+        /// The option that sets the limit.
+        field: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// There is nothing to make a batch of.
+    #[error("there are no examples")]
+    NoExamples,
+    /// No token of a batch would be trained.
+    #[error("none of the {tokens} tokens in the {rows} rows of the batch is trained")]
+    BatchUntrained {
+        /// Number of rows.
+        rows: usize,
+        /// Number of tokens.
+        tokens: usize,
+    },
+    /// A saved position belongs to other data or options.
+    #[error("cannot resume: {field} was {saved}, but is {now}")]
+    CursorMismatch {
+        /// What differs.
+        field: &'static str,
+        /// Its saved value.
+        saved: String,
+        /// Its value now.
+        now: String,
+    },
     /// A message of a conversation is malformed.
     #[error("message {index}: {reason}")]
     InvalidMessage {
@@ -257,9 +367,139 @@ pub enum Error {
         /// Number of tokens.
         tokens: usize,
     },
+    /// A source of a dataset names no file.
+    #[error("{pattern}: {reason}")]
+    NoFiles {
+        /// The path, folder or pattern.
+        pattern: String,
+        /// Why there is none.
+        reason: String,
+    },
+    /// A folder holds data files of several kinds, so that it is unclear which are meant.
+    #[error("{} holds data files of several kinds ({}); name one with a pattern such as \"*.jsonl\"", folder.display(), kinds.join(", "))]
+    MixedFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The kinds that were found.
+        kinds: Vec<&'static str>,
+    },
+    /// Neither the name nor the first bytes of a file tell what it is.
+    #[error("cannot tell what kind of file {} is (known: {})", path.display(), known.join(", "))]
+    UnknownFileKind {
+        /// The file.
+        path: PathBuf,
+        /// The kinds that are known.
+        known: Vec<&'static str>,
+    },
+    /// A data file is damaged, so that nothing after this place can be read.
+    #[error("{file}: damaged {kind} after {records} records: {reason}")]
+    DamagedFile {
+        /// The file.
+        file: String,
+        /// What kind of file it is.
+        kind: &'static str,
+        /// Number of records that were read before.
+        records: u64,
+        /// What the reader said.
+        reason: String,
+    },
+    /// One record is not what its format says; the others can still be read.
+    #[error("{at}: expected {expected}, got {got}")]
+    InvalidRecord {
+        /// Where the record stands.
+        at: Location,
+        /// What was expected.
+        expected: String,
+        /// What was there.
+        got: String,
+    },
+    /// One line is longer than a record may be; the others can still be read.
+    #[error("{at}: the record is larger than the limit of {limit} bytes")]
+    RecordTooLarge {
+        /// Where the record stands.
+        at: Location,
+        /// The limit.
+        limit: usize,
+    },
+    /// The records of a file have a format that is not known.
+    #[error(
+        "{at}: no format has the keys {}; map them with `columns`, or name one of the formats {}",
+        keys.join(", "),
+        known.join("; ")
+    )]
+    UnknownFormat {
+        /// The first record.
+        at: Location,
+        /// Its keys.
+        keys: Vec<String>,
+        /// The formats that are known, each with its keys.
+        known: Vec<String>,
+    },
+    /// The records of a file could be of several formats.
+    #[error(
+        "{at}: the keys {} fit the formats {}; name the one that is meant",
+        keys.join(", "),
+        candidates.join(" and ")
+    )]
+    AmbiguousFormat {
+        /// The first record.
+        at: Location,
+        /// Its keys.
+        keys: Vec<String>,
+        /// The formats that fit.
+        candidates: Vec<&'static str>,
+    },
+    /// A name in the options of a dataset is unknown.
+    #[error("no {what} is called {name:?}{}", did_you_mean(near, known))]
+    UnknownName {
+        /// What kind of thing was named.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Known names that are spelled alike.
+        near: Vec<&'static str>,
+        /// All names.
+        known: &'static [&'static str],
+    },
+    /// An option has a value that makes no sense.
+    #[error("{option} must be {expected}, got {got}")]
+    InvalidOption {
+        /// The option.
+        option: String,
+        /// What is accepted.
+        expected: &'static str,
+        /// What was given.
+        got: String,
+    },
+    /// A dataset yields no example.
+    #[error(
+        "{sources} has no examples: {records} records read, {invalid} of them invalid, {set_aside} examples set aside \
+         by split, limits or exclusions{}",
+        first(first_invalid.as_deref())
+    )]
+    EmptyDataset {
+        /// The paths of the source.
+        sources: String,
+        /// Number of records.
+        records: u64,
+        /// Number of records that were skipped as invalid.
+        invalid: u64,
+        /// Number of examples that belong to the other part of the split, or were left out.
+        set_aside: u64,
+        /// What was wrong with the first invalid record.
+        first_invalid: Option<String>,
+    },
 }
 
 impl Error {
+    /// Whether the error is about one record alone, so that reading can go on with the next.
+    pub fn concerns_one_record(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidRecord { .. } | Self::RecordTooLarge { .. }
+        )
+    }
+
     /// Wraps a `serde_json` error with the file it is about.
     pub(crate) fn json(file: &str, source: &serde_json::Error) -> Self {
         let text = source.to_string();
@@ -272,6 +512,11 @@ impl Error {
             reason,
         }
     }
+}
+
+/// The end of the message about a dataset without examples.
+fn first(invalid: Option<&str>) -> String {
+    invalid.map_or_else(String::new, |message| format!("; the first: {message}"))
 }
 
 /// The second half of the message about an unknown name.

@@ -8,8 +8,14 @@
 
 mod builtin;
 mod chat_golden;
+mod check;
+mod collate;
+mod encode;
+mod encode_answers;
+mod encode_limits;
 mod fixtures;
 mod folder;
 mod hostile;
+mod pack;
 mod stream;
 mod tokenizer_golden;

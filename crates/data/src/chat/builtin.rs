@@ -2,6 +2,7 @@
 
 use super::template::ChatTemplate;
 use crate::error::{Error, Result};
+use crate::names::edits;
 
 /// Prefixes a template with the macro that reads a message's text, so that each is complete in itself.
 macro_rules! with_text_macro {
@@ -80,22 +81,6 @@ fn normalized(name: &str) -> String {
         .filter(|c| !matches!(c, '-' | '_' | ' '))
         .flat_map(char::to_lowercase)
         .collect()
-}
-
-/// Edit distance of two short words.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    // A name longer than any template is no misspelling of one.
-    for (i, x) in a.chars().take(64).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
