@@ -1,0 +1,113 @@
+//! What can go wrong in training.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting that cannot be.
+    #[error("{field} {reason}")]
+    InvalidConfig {
+        /// The setting.
+        field: &'static str,
+        /// What it must be, and what it is.
+        reason: String,
+    },
+    /// No parameter of the model requires a gradient, or no token is supervised.
+    #[error("nothing is trained: no parameter requires a gradient, or no token has a label")]
+    NothingToTrain,
+    /// A loss or gradient that is no number.
+    #[error("the {what} of step {step} is {value}; parameters are those of step {}", step - 1)]
+    NotFinite {
+        /// The loss or the gradient norm.
+        what: &'static str,
+        /// The step, from 1.
+        step: usize,
+        /// What it is.
+        value: f64,
+    },
+    /// A checkpoint that does not fit.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What it should hold, and what it does.
+        reason: String,
+    },
+    /// A line of a run's log that is no event.
+    #[error("{}, line {line}: {reason}", path.display())]
+    RecordLine {
+        /// The log.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A report that could not be made.
+    #[error("report: {0}")]
+    Report(#[source] askama::Error),
+    /// A store of runs that could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A store of runs that another version of this program made.
+    #[error("{}: schema {got}, this version reads {expected}", path.display())]
+    StoreVersion {
+        /// The file.
+        path: PathBuf,
+        /// The schema that is read.
+        expected: i64,
+        /// The schema it has.
+        got: i64,
+    },
+    /// A run that the store does not have.
+    #[error("no run {name}; {}", known_runs(known))]
+    UnknownRun {
+        /// What was asked for.
+        name: String,
+        /// The latest runs there are.
+        known: Vec<String>,
+    },
+    /// No settings fit into memory.
+    #[error("the smallest settings need {requested_bytes} bytes, {available_bytes} are available")]
+    OutOfBudget {
+        /// What is needed at least.
+        requested_bytes: u64,
+        /// What there is.
+        available_bytes: u64,
+    },
+    /// Of the data.
+    #[error(transparent)]
+    Data(#[from] flametune_data::Error),
+    /// Of the model.
+    #[error(transparent)]
+    Lm(#[from] flametune_lm::Error),
+    /// Of the adapters.
+    #[error(transparent)]
+    Peft(#[from] flametune_peft::Error),
+    /// A file that could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn known_runs(known: &[String]) -> String {
+    if known.is_empty() {
+        "the store is empty".to_owned()
+    } else {
+        format!("the latest are {}", known.join(", "))
+    }
+}

@@ -1,0 +1,35 @@
+//! Training: the step, optimizers, schedules, checkpoints and the record of a run.
+//!
+//! Layer 3: stands on `lm`, `peft`, `quant`, `kernels` and `data`; knows neither reinforcement
+//! learning nor HTTP.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "tests fail by panicking"
+    )
+)]
+
+pub mod checkpoint;
+mod config;
+pub mod doctor;
+mod early_stopping;
+mod error;
+mod guard;
+mod loss;
+pub mod optim;
+pub mod plan;
+mod random;
+pub mod record;
+mod schedule;
+mod trainer;
+
+pub use config::{TrainConfig, Warmup};
+pub use early_stopping::{Best, EarlyStopping};
+pub use error::{Error, Result};
+pub use guard::SpikeGuard;
+pub use loss::{LossOptions, Noise, accumulate, evaluate_batch, next_token_labels, token_batch};
+pub use schedule::Schedule;
+pub use trainer::{EvalReport, Grouping, StepReport, Trainer};

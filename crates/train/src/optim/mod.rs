@@ -1,0 +1,280 @@
+//! From gradients to new parameters.
+
+mod clip;
+mod gradients;
+mod moments;
+mod rule;
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::tensor::{Tensor, TensorData};
+
+pub use clip::{clip_factor, global_norm};
+pub use gradients::GradientSum;
+pub use moments::{BLOCK_SIZE_8BIT, MIN_8BIT_SIZE, Moments};
+pub use rule::{Rule, StepSize};
+
+use gradients::numbers;
+
+/// How one parameter deviates from the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParamGroup {
+    /// Multiplies the learning rate (LoRA+: above 1 for B).
+    pub lr_ratio: f64,
+    /// The decoupled weight decay.
+    pub weight_decay: f64,
+}
+
+/// An update rule with the averages of every parameter it has seen.
+///
+/// Averages live in host memory, whatever the device of the parameters is: on a GPU that is the
+/// offload of optimizer states, on the CPU no copy is made.
+/// They are kept by the path of the parameter in the module tree, which is what makes a checkpoint
+/// of them readable.
+#[derive(Debug, Clone)]
+pub struct Optimizer {
+    rule: Rule,
+    step: u64,
+    moments: BTreeMap<String, Vec<Moments>>,
+}
+
+impl Optimizer {
+    /// An optimizer that has taken no step.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            step: 0,
+            moments: BTreeMap::new(),
+        }
+    }
+
+    /// Puts stored parts together.
+    pub fn from_parts(rule: Rule, step: u64, moments: BTreeMap<String, Vec<Moments>>) -> Self {
+        Self {
+            rule,
+            step,
+            moments,
+        }
+    }
+
+    /// The update rule.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// The averages by parameter path.
+    pub fn moments(&self) -> &BTreeMap<String, Vec<Moments>> {
+        &self.moments
+    }
+
+    /// The bytes of all averages.
+    pub fn bytes(&self) -> usize {
+        self.moments.values().flatten().map(Moments::bytes).sum()
+    }
+
+    /// Moves every parameter that has a gradient; `group` is asked with its path.
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        gradients: &GradientSum,
+        lr: f64,
+        group: &dyn Fn(&str) -> ParamGroup,
+    ) -> M {
+        self.step += 1;
+        module.map(&mut Stepper {
+            path: Vec::new(),
+            optimizer: self,
+            gradients,
+            lr,
+            group,
+        })
+    }
+
+    fn update(&mut self, path: &str, id: ParamId, param: &mut [f32], step: &Stepping<'_>) {
+        let Some(gradient) = step.gradients.get(id) else {
+            return;
+        };
+        let rule = self.rule;
+        let moments = self
+            .moments
+            .entry(path.to_owned())
+            .or_insert_with(|| rule.init(param.len()));
+        let group = (step.group)(path);
+        let by = StepSize {
+            lr: step.lr * group.lr_ratio,
+            weight_decay: group.weight_decay,
+            step: self.step,
+        };
+        rule.update(param, gradient, moments, by);
+    }
+}
+
+struct Stepping<'a> {
+    gradients: &'a GradientSum,
+    lr: f64,
+    group: &'a dyn Fn(&str) -> ParamGroup,
+}
+
+struct Stepper<'a> {
+    path: Vec<String>,
+    optimizer: &'a mut Optimizer,
+    gradients: &'a GradientSum,
+    lr: f64,
+    group: &'a dyn Fn(&str) -> ParamGroup,
+}
+
+impl ModuleMapper for Stepper<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.gradients.get(param.id).is_none() {
+            return param;
+        }
+        let (id, tensor, mapper) = param.consume();
+        let (device, dtype) = (tensor.device(), tensor.dtype());
+        let (autodiff, shape) = (device.is_autodiff(), tensor.dims());
+        let tensor = if autodiff { tensor.inner() } else { tensor };
+        let plain = tensor.device();
+        let mut values = numbers(tensor);
+        let stepping = Stepping {
+            gradients: self.gradients,
+            lr: self.lr,
+            group: self.group,
+        };
+        let path = self.path.join(".");
+        self.optimizer.update(&path, id, &mut values, &stepping);
+        let data = TensorData::new(values, shape);
+        let tensor = Tensor::<D>::from_data(data, (&plain, dtype));
+        let tensor = if autodiff {
+            Tensor::from_inner(tensor).require_grad()
+        } else {
+            tensor
+        };
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::Device;
+    use flametune_testkit::assert_close;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Line {
+        weight: Param<Tensor<1>>,
+        frozen: Param<Tensor<1>>,
+    }
+
+    fn line() -> Line {
+        let device = Device::flex().autodiff();
+        let frozen = Param::from_tensor(Tensor::from_floats([5.0, 5.0], &device));
+        Line {
+            weight: Param::from_tensor(Tensor::from_floats([1.0, -2.0], &device)),
+            frozen: frozen.set_require_grad(false),
+        }
+    }
+
+    fn loss(line: &Line, x: f32) -> Tensor<1> {
+        (line.weight.val() * line.frozen.val() * x).sum()
+    }
+
+    fn everything(_: &str) -> ParamGroup {
+        ParamGroup {
+            lr_ratio: 1.0,
+            weight_decay: 0.0,
+        }
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_one_batch() {
+        let line = line();
+        let mut parts = GradientSum::new();
+        for x in [0.25, 0.75] {
+            parts.add(&line, &mut loss(&line, x).backward());
+        }
+        let mut whole = GradientSum::new();
+        whole.add(&line, &mut loss(&line, 1.0).backward());
+        assert_eq!(parts.len(), 1);
+        assert_eq!(parts.get(line.weight.id), whole.get(line.weight.id));
+        assert_eq!(whole.get(line.weight.id), Some([5.0, 5.0].as_slice()));
+        assert!((whole.norm() - 50.0_f64.sqrt()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_step_moves_trainable_parameters_and_keeps_them_trainable() {
+        let mut optimizer = Optimizer::new(Rule::default());
+        let mut line = line();
+        for _ in 0..2 {
+            let mut gradients = GradientSum::new();
+            gradients.add(&line, &mut loss(&line, 1.0).backward());
+            line = optimizer.step(line, &gradients, 0.1, &everything);
+        }
+        // A constant gradient moves AdamW by lr a step.
+        let tolerance = flametune_testkit::tol::f32();
+        assert_close(
+            &line.weight.val().into_data(),
+            &[0.8_f32, -2.2],
+            tolerance,
+            "weight",
+        );
+        assert_close(
+            &line.frozen.val().into_data(),
+            &[5.0_f32, 5.0],
+            tolerance,
+            "frozen",
+        );
+        assert_eq!(optimizer.steps(), 2);
+        assert_eq!(optimizer.moments().keys().collect::<Vec<_>>(), ["weight"]);
+        assert_eq!(optimizer.bytes(), 2 * 2 * 4);
+    }
+
+    #[test]
+    fn groups_change_learning_rate_and_decay() {
+        let mut optimizer = Optimizer::new(Rule::default());
+        let line = line();
+        let mut gradients = GradientSum::new();
+        gradients.add(&line, &mut loss(&line, 1.0).backward());
+        let group = |path: &str| {
+            assert_eq!(path, "weight");
+            ParamGroup {
+                lr_ratio: 2.0,
+                weight_decay: 0.5,
+            }
+        };
+        let line = optimizer.step(line, &gradients, 0.1, &group);
+        // p - 0.2·0.5·p - 0.2
+        let expected = [1.0 - 0.1 - 0.2_f32, -2.0 + 0.2 - 0.2];
+        let tolerance = flametune_testkit::tol::f32();
+        assert_close(
+            &line.weight.val().into_data(),
+            &expected,
+            tolerance,
+            "weight",
+        );
+    }
+
+    #[test]
+    fn clipping_brings_the_norm_down() {
+        let line = line();
+        let mut gradients = GradientSum::new();
+        gradients.add(&line, &mut loss(&line, 1.0).backward());
+        let before = gradients.clip(1.0);
+        assert!((before - 50.0_f64.sqrt()).abs() < 1e-9);
+        assert!((gradients.norm() - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,11 @@
+//! Training against the reference implementations.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod golden;
+mod run;
+mod step;
