@@ -6,7 +6,8 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
-use flametune_lm::{Checkpoint, LoadOptions};
+use flametune_kernels::Precision;
+use flametune_lm::{Checkpoint, LoadOptions, stored_weights};
 
 /// Device and number format, as every command takes them.
 #[derive(Debug, Args)]
@@ -15,7 +16,8 @@ pub(crate) struct DeviceArgs {
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub(crate) device: DeviceName,
 
-    /// Number format of the weights; auto keeps 16-bit files as they are on the CPU
+    /// Number format of the weights; auto keeps 16-bit files as they are on the CPU, where bf16
+    /// also rounds activations to bf16 as they are multiplied
     #[arg(long, value_enum, default_value_t = DtypeName::Auto, value_name = "DTYPE")]
     pub(crate) dtype: DtypeName,
 }
@@ -79,15 +81,18 @@ impl DeviceArgs {
             (DtypeName::F32, _) => DType::F32,
             (DtypeName::Bf16, _) => DType::BF16,
             (DtypeName::F16, _) => DType::F16,
-            (DtypeName::Auto, DeviceName::Cpu) => stored_dtype(checkpoint),
+            (DtypeName::Auto, DeviceName::Cpu) => stored_dtype(checkpoint)?,
             (DtypeName::Auto, DeviceName::Wgpu(_)) => DType::F32,
             (DtypeName::Auto, DeviceName::Cuda(_)) => DType::BF16,
         };
-        // On the CPU 16-bit weights are multiplied with f32 activations: exact and no slower.
-        let compute_dtype = if self.device == DeviceName::Cpu {
-            DType::F32
+        // On the CPU activations are f32 in memory. 16-bit weights of a file are multiplied with
+        // them exactly; bf16 that was asked for is a property of the product, for both operands.
+        let on_cpu = self.device == DeviceName::Cpu;
+        let compute_dtype = if on_cpu { DType::F32 } else { weight_dtype };
+        let precision = if on_cpu && self.dtype == DtypeName::Bf16 {
+            Precision::Bf16
         } else {
-            weight_dtype
+            Precision::Full
         };
         if !device.supports_dtype(compute_dtype) {
             bail!(
@@ -96,28 +101,24 @@ impl DeviceArgs {
                 compute_dtype.name()
             );
         }
-        Ok(LoadOptions {
-            device,
-            weight_dtype,
-            compute_dtype,
-        })
+        let options = LoadOptions::new(&device, weight_dtype, compute_dtype);
+        Ok(options.with_precision(precision))
     }
 }
 
-/// The format of a checkpoint's largest tensor where it is a 16-bit one, else f32.
-fn stored_dtype(checkpoint: &Checkpoint) -> DType {
-    let tensors = checkpoint.tensors();
-    let largest = tensors
-        .names()
+/// The format of a checkpoint's largest weight that is not quantized, where it is a 16-bit one,
+/// else f32.
+pub(crate) fn stored_dtype(checkpoint: &Checkpoint) -> Result<DType> {
+    let weights = stored_weights(checkpoint.tensors())?;
+    let largest = weights
         .iter()
-        .filter_map(|name| tensors.info(name))
-        .max_by_key(|info| info.bytes)
-        .map(|info| info.dtype);
-    match largest.as_deref() {
+        .filter(|weight| weight.packed.is_none())
+        .max_by_key(|weight| weight.bytes);
+    Ok(match largest.map(|weight| weight.format.as_str()) {
         Some("BF16") => DType::BF16,
         Some("F16") => DType::F16,
         _ => DType::F32,
-    }
+    })
 }
 
 impl DeviceName {

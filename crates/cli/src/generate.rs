@@ -12,6 +12,7 @@ use flametune_infer::{
 use flametune_lm::CausalLm;
 
 use crate::device::DeviceArgs;
+use crate::quantize::QuantizeArgs;
 use crate::{model, text};
 
 /// Continue a prompt, or chat with a model.
@@ -20,6 +21,7 @@ use crate::{model, text};
 ///
 ///   flametune generate --chat
 ///   flametune generate --prompt "The capital of France is" --max-tokens 20
+///   flametune generate --quantize nf4 --double-quant --prompt "Once upon a time"
 ///   flametune generate ./my-model --chat --prompt "Write a haiku" --temperature 0.8 --seed 7
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -49,6 +51,9 @@ pub(crate) struct Generate {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    quantize: QuantizeArgs,
 
     /// Leave out the line of figures at the end
     #[arg(long, short)]
@@ -154,6 +159,7 @@ impl Generate {
     pub(crate) fn run(&self) -> Result<()> {
         let checkpoint = model::open(&self.model)?;
         let options = self.device.load_options(&checkpoint)?;
+        let options = self.quantize.apply(options)?;
         let tokenizer = text::tokenizer(&checkpoint).context("cannot read the tokenizer")?;
         let template = if self.chat {
             Some(text::chat_template(&tokenizer, self.template.as_deref())?)

@@ -1,14 +1,19 @@
 //! `flametune info`: what a model is, without loading it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use anyhow::Result;
 use clap::Args;
 use flametune_data::{ChatTemplate, Tokenizer};
-use flametune_lm::{BertConfig, Checkpoint, DecoderConfig, Family, Gpt2Config};
+use flametune_lm::{
+    BertConfig, Checkpoint, DecoderConfig, Family, Gpt2Config, StoredWeight, stored_weights,
+};
+use flametune_quant::{QuantConfig, QuantKind, WeightDtype, should_quantize};
 use indicatif::HumanBytes;
 
+use crate::device::stored_dtype;
+use crate::quantize::QuantizeArgs;
 use crate::{model, text};
 
 /// Show what a model is: architecture, parameters, memory, tokenizer, chat template.
@@ -17,6 +22,9 @@ pub(crate) struct Info {
     /// A model folder, a .gguf file, or the name of a fetched model
     #[arg(default_value = model::DEFAULT_MODEL)]
     model: String,
+
+    #[command(flatten)]
+    quantize: QuantizeArgs,
 }
 
 impl Info {
@@ -28,7 +36,8 @@ impl Info {
         };
         row("model", checkpoint.config().path().display().to_string());
         architecture(&checkpoint, &mut row)?;
-        tensors(&checkpoint, &mut row);
+        let quantize = self.quantize.config(stored_dtype(&checkpoint)?)?;
+        tensors(&checkpoint, quantize, &mut row)?;
         match text::tokenizer(&checkpoint) {
             Ok(tokenizer) => tokenizer_rows(&tokenizer, &mut row),
             Err(error) => row("tokenizer", format!("unusable: {error:#}")),
@@ -146,33 +155,104 @@ fn architecture(checkpoint: &Checkpoint, row: &mut impl FnMut(&str, String)) -> 
     Ok(())
 }
 
-fn tensors(checkpoint: &Checkpoint, row: &mut impl FnMut(&str, String)) {
-    let source = checkpoint.tensors();
-    let mut parameters = 0u64;
-    let mut bytes = 0u64;
-    let mut formats: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-    for info in source.names().iter().filter_map(|name| source.info(name)) {
-        parameters += info.shape.iter().map(|&dim| dim as u64).product::<u64>();
-        bytes += info.bytes as u64;
-        let entry = formats.entry(info.dtype).or_default();
+fn tensors(
+    checkpoint: &Checkpoint,
+    quantize: Option<QuantConfig>,
+    row: &mut impl FnMut(&str, String),
+) -> Result<()> {
+    let weights = stored_weights(checkpoint.tensors())?;
+    let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for weight in &weights {
+        let entry = formats.entry(&weight.format).or_default();
         entry.0 += 1;
-        entry.1 += info.bytes as u64;
+        entry.1 += weight.bytes as u64;
     }
+    let parameters: u64 = weights.iter().map(numel).sum();
     row("parameters", grouped(parameters));
     let list: Vec<String> = formats
         .iter()
         .map(|(format, (count, bytes))| format!("{count} {format} ({})", HumanBytes(*bytes)))
         .collect();
     row("tensors", list.join(", "));
+    let bytes = weights.iter().map(|weight| weight.bytes as u64).sum();
     row("size on disk", HumanBytes(bytes).to_string());
+
+    let packed = Packed::of(&weights, quantize);
+    if let Some(line) = packed.line() {
+        row("quantized", line);
+    }
+    let dense = parameters - packed.numbers;
     row(
         "weights in memory",
         format!(
             "{} in f32, {} in bf16",
-            HumanBytes(4 * parameters),
-            HumanBytes(2 * parameters)
+            HumanBytes(4 * dense + packed.bytes),
+            HumanBytes(2 * dense + packed.bytes)
         ),
     );
+    Ok(())
+}
+
+fn numel(weight: &StoredWeight) -> u64 {
+    weight.shape.iter().map(|&dim| dim as u64).product()
+}
+
+/// The quantized weights of a checkpoint, or those that it would have.
+#[derive(Default)]
+struct Packed {
+    kinds: BTreeSet<String>,
+    layers: usize,
+    numbers: u64,
+    bytes: u64,
+}
+
+impl Packed {
+    fn of(weights: &[StoredWeight], quantize: Option<QuantConfig>) -> Self {
+        let mut found = Self::default();
+        for weight in weights {
+            let config = match &weight.packed {
+                Some(packed) => Some(QuantConfig {
+                    kind: packed.kind,
+                    block_size: packed.block_size,
+                    double_quant: packed.double_quant,
+                    dtype: WeightDtype::F32,
+                }),
+                None if weight.shape.len() == 2 && should_quantize(&weight.name) => quantize,
+                None => None,
+            };
+            let Some(config) = config else { continue };
+            found.kinds.insert(describe(config));
+            found.layers += 1;
+            found.numbers += numel(weight);
+            found.bytes += config.bytes(&weight.shape) as u64;
+        }
+        found
+    }
+
+    fn line(&self) -> Option<String> {
+        let kinds: Vec<&str> = self.kinds.iter().map(String::as_str).collect();
+        (self.layers > 0).then(|| {
+            format!(
+                "{} layers as {}: {:.3} bits a parameter, {}",
+                self.layers,
+                kinds.join(" and "),
+                8.0 * self.bytes as f64 / self.numbers as f64,
+                HumanBytes(self.bytes)
+            )
+        })
+    }
+}
+
+fn describe(config: QuantConfig) -> String {
+    let double = if config.double_quant {
+        " with double quantization"
+    } else {
+        ""
+    };
+    match config.kind {
+        QuantKind::Int8Vectorwise => config.kind.to_string(),
+        kind => format!("{kind} in blocks of {}{double}", config.block_size),
+    }
 }
 
 fn tokenizer_rows(tokenizer: &Tokenizer, row: &mut impl FnMut(&str, String)) {

@@ -16,6 +16,7 @@ mod device;
 mod generate;
 mod info;
 mod model;
+mod quantize;
 mod text;
 
 use std::io::{self, Write};
@@ -43,12 +44,14 @@ struct Cli {
 enum Command {
     Generate(generate::Generate),
     Info(info::Info),
+    Quantize(quantize::Quantize),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Generate(command) => command.run(),
         Command::Info(command) => command.run(),
+        Command::Quantize(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

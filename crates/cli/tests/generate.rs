@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::{flametune, stderr, stdout};
 
 /// A tiny model with a tokenizer of its own size: the golden llama and the byte-level fixture.
-fn tiny_model() -> TempDir {
+pub(crate) fn tiny_model() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let weights = fixture_path("models/llama/model.safetensors");
     fs::copy(weights, folder.path().join("model.safetensors")).unwrap();

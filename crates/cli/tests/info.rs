@@ -3,7 +3,7 @@ use flametune_testkit::fixture_path;
 use crate::{flametune, stderr, stdout};
 
 /// The second column of the row that begins with `name`.
-fn row<'a>(table: &'a str, name: &str) -> &'a str {
+pub(crate) fn row<'a>(table: &'a str, name: &str) -> &'a str {
     let line = table
         .lines()
         .find(|line| line.trim_start().starts_with(name));

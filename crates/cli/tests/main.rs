@@ -8,6 +8,7 @@
 
 mod generate;
 mod info;
+mod quantize;
 mod real_model;
 
 use assert_cmd::Command;
