@@ -1,19 +1,22 @@
 //! A process that takes part in a race: our own worker, or a peer's script.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::protocol::{Finished, Job, Number, Reply, Request};
+use crate::machine::peak_bytes;
+use crate::protocol::{Finished, Job, Number, Operated, Operation, Reply, Request};
 
 /// The flag under which every binary of this package is the worker instead of the referee.
 pub(crate) const WORKER_FLAG: &str = "--worker";
 
 /// Generation by Hugging Face transformers on torch.
 const TRANSFORMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_infer.py");
+
+/// Single operations of torch and bitsandbytes.
+const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
 
 /// A running process that answers requests; it ends when this is dropped.
 #[derive(Debug)]
@@ -29,9 +32,9 @@ impl Contender {
     ///
     /// # Errors
     /// When the process cannot be started.
-    pub fn ours(threads: usize) -> Result<Self> {
+    pub fn ours(threads: usize, device: &str) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(WORKER_FLAG);
+        command.args([WORKER_FLAG, "--device", device]);
         Self::start(command, threads)
     }
 
@@ -45,6 +48,16 @@ impl Contender {
         // Nothing is looked up elsewhere, and nothing but the product computes.
         command.env("HF_HUB_OFFLINE", "1");
         command.env("TOKENIZERS_PARALLELISM", "false");
+        Self::start(command, threads)
+    }
+
+    /// Starts the script that runs single operations in torch and bitsandbytes.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn torch(python: &Path, threads: usize, device: &str) -> Result<Self> {
+        let mut command = Command::new(python);
+        command.args([TORCH, device]);
         Self::start(command, threads)
     }
 
@@ -104,6 +117,17 @@ impl Contender {
         }
     }
 
+    /// Asks for an operation to be measured.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn operate(&mut self, operation: Operation) -> Result<Operated> {
+        match self.ask(&Request::Operate(operation))? {
+            Reply::Operated(operated) => Ok(operated),
+            other => bail!("{operation:?}: {other:?}"),
+        }
+    }
+
     /// Asks for the loaded model to be written into a Hugging Face folder.
     ///
     /// # Errors
@@ -140,18 +164,8 @@ impl Contender {
     /// # Errors
     /// When the system does not tell.
     pub fn peak_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.pid());
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        peak_bytes(&text).with_context(|| format!("{path} has no VmHWM"))
+        peak_bytes(self.pid()).with_context(|| format!("the peak of process {}", self.pid()))
     }
-}
-
-fn peak_bytes(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 impl Drop for Contender {
@@ -159,17 +173,5 @@ impl Drop for Contender {
         drop(self.requests.take());
         // It ends by itself when it has read everything; there is nobody to tell if not.
         let _ = self.child.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_peak_is_read_in_bytes() {
-        let status = "Name:\ta\nVmPeak:\t  9000 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 1000 kB\n";
-        assert_eq!(peak_bytes(status), Some(1_263_616));
-        assert_eq!(peak_bytes("Name:\ta\n"), None);
     }
 }

@@ -9,8 +9,7 @@
 //! that a busy or throttled machine hits both alike. What they answer is compared before their
 //! times are: a run that computes something else is no result.
 //!
-//! Not here: micro-benches of single operations (`crates/kernels/examples/ops_speed.rs`), storing
-//! results and building the peers' environment (`xtask`).
+//! Not here: storing results and building the peers' environment (`xtask`).
 
 #![allow(
     clippy::disallowed_methods,
@@ -29,6 +28,8 @@
 mod cases;
 mod contender;
 mod machine;
+mod operate;
+mod operations;
 mod options;
 mod protocol;
 mod race;
@@ -39,9 +40,10 @@ mod worker;
 pub use cases::{Case, SPEED_CASES, memory_job, text_ids};
 pub use contender::Contender;
 pub use machine::{CpuTimes, commit, description};
+pub use operations::{OPERATION_CASES, OperationCase, Opponent};
 pub use options::Options;
-pub use protocol::{Finished, Job, Number, Reply, Request};
-pub use race::{Lap, Race, agreement, check};
+pub use protocol::{Finished, Job, Number, Operated, Operation, OperationKind, Reply, Request};
+pub use race::{Lap, Race, Side, agreement, check};
 pub use record::{Peer, Record};
 pub use sample::Sample;
 pub use worker::serve;

@@ -27,6 +27,19 @@ pub fn description() -> String {
     describe(&text, cores)
 }
 
+/// The most memory that a process ever had in RAM, mapped files included, in bytes.
+pub(crate) fn peak_bytes(pid: u32) -> Option<u64> {
+    peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn peak(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 fn describe(cpuinfo: &str, cores: usize) -> String {
     let field = |name: &str| {
         cpuinfo.lines().find_map(|line| {
@@ -136,6 +149,13 @@ impl CpuTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peak_is_read_in_bytes() {
+        let status = "Name:\ta\nVmPeak:\t  9000 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 1000 kB\n";
+        assert_eq!(peak(status), Some(1_263_616));
+        assert_eq!(peak("Name:\ta\n"), None);
+    }
 
     #[test]
     fn a_cpu_is_named_with_its_matrix_features() {

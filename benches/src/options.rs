@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use burn::tensor::Device;
+use clap::{Parser, ValueEnum};
 
 use crate::protocol::Number;
 
@@ -33,9 +34,20 @@ pub struct Options {
     /// A GGUF file [default: SmolLM2-135M-Instruct, as `cargo xtask fetch` brings it]
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Where single operations compute; `cuda` needs the feature of that name
+    #[arg(long, value_enum, default_value_t = Place::Cpu)]
+    device: Place,
     /// Be the worker that a referee talks to
     #[arg(long, hide = true)]
     pub worker: bool,
+}
+
+/// A device of the benches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -51,6 +63,24 @@ impl Options {
     pub fn threads(&self) -> usize {
         self.threads
             .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The device of single operations.
+    pub fn device(&self) -> Device {
+        match self.device {
+            Place::Cpu => Device::flex(),
+            #[cfg(feature = "cuda")]
+            Place::Cuda => Device::cuda(0),
+        }
+    }
+
+    /// Its name.
+    pub fn device_name(&self) -> &'static str {
+        match self.device {
+            Place::Cpu => "cpu",
+            #[cfg(feature = "cuda")]
+            Place::Cuda => "cuda",
+        }
     }
 
     /// The model file.

@@ -43,11 +43,81 @@ pub enum Request {
     },
     /// Run the loaded model.
     Generate(Job),
+    /// Do one operation again and again.
+    Operate(Operation),
     /// Write the loaded model into a Hugging Face folder; the peer is never asked.
     Save {
         /// The folder.
         folder: PathBuf,
     },
+}
+
+/// One operation on numbers that both sides make by the same formula.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Which.
+    pub kind: OperationKind,
+    /// Rows of activations.
+    pub m: usize,
+    /// Width of the activations.
+    pub k: usize,
+    /// Outputs of a product, or the vocabulary.
+    pub n: usize,
+    /// In which the product multiplies.
+    pub dtype: Number,
+}
+
+/// Operations that are measured by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// `x·Wᵀ` with a dense weight.
+    Dense,
+    /// [`Self::Dense`], then `dy·W`.
+    DenseGradient,
+    /// `x·Wᵀ` with an NF4 weight.
+    Nf4,
+    /// [`Self::Nf4`], then `dy·W`.
+    Nf4Gradient,
+    /// `x·Wᵀ` with bitsandbytes' weights packed for inference; only the peer.
+    Nf4Packed,
+    /// `x·Wᵀ` with Burn's 4-bit block quantization; only ours.
+    BurnQuantized,
+    /// Weight to NF4 codes.
+    Quantize,
+    /// NF4 codes to the weight.
+    Dequantize,
+    /// Loss of `h·Wᵀ` against labels, with the gradient of `h`.
+    CrossEntropy,
+    /// The same through all logits; only ours.
+    UnfusedCrossEntropy,
+    /// Root-mean-square normalization, forward and backward.
+    RmsNorm,
+    /// `silu(gate)·up`, forward and backward.
+    Swiglu,
+    /// Causal attention of `n` heads of 64, forward and backward.
+    Attention,
+}
+
+impl OperationKind {
+    /// The name in the protocol.
+    pub fn name(self) -> String {
+        serde_json::to_value(self)
+            .ok()
+            .and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default()
+    }
+}
+
+/// How long an operation took, and some of what it made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operated {
+    /// Seconds of one, the median of several.
+    pub seconds: f64,
+    /// Numbers of the result, evenly spread.
+    pub sample: Vec<f32>,
+    /// Most memory the process ever had, in bytes.
+    pub peak_bytes: u64,
 }
 
 /// Prompts to take in, and how far to continue them greedily.
@@ -67,6 +137,8 @@ pub enum Reply {
     Hello(String),
     /// To [`Request::Load`].
     Loaded,
+    /// To [`Request::Operate`].
+    Operated(Operated),
     /// To [`Request::Generate`].
     Finished(Finished),
     /// To [`Request::Save`].

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::contender::Contender;
 use crate::machine::CpuTimes;
-use crate::protocol::{Finished, Job, Number};
+use crate::protocol::{Finished, Number};
 
 /// A round in which other processes took less of the machine than this counts as undisturbed.
 const CALM: f64 = 0.05;
@@ -27,24 +27,33 @@ const LOGIT_TOLERANCE: f32 = 5e-3;
 
 /// One contender's turn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lap {
+pub struct Lap<T> {
     /// What it answered.
-    pub finished: Finished,
+    pub finished: T,
     /// The share of the machine that other processes took meanwhile.
     pub others: f64,
 }
 
 /// The rounds that count, the least disturbed of all that were run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Race {
+pub struct Race<T> {
     /// Our laps.
-    pub ours: Vec<Lap>,
+    pub ours: Vec<Lap<T>>,
     /// The peer's, as many or none.
-    pub peer: Vec<Lap>,
+    pub peer: Vec<Lap<T>>,
 }
 
-impl Race {
-    /// Runs `job` in turns, after one lap each that does not count, until there are `runs`
+/// A contender's side in a race.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Ours.
+    Ours,
+    /// The other.
+    Peer,
+}
+
+impl<T> Race<T> {
+    /// Has `job` done in turns, after one lap each that does not count, until there are `runs`
     /// undisturbed rounds or patience ends.
     ///
     /// # Errors
@@ -52,14 +61,14 @@ impl Race {
     pub fn run(
         ours: &mut Contender,
         mut peer: Option<&mut Contender>,
-        job: &Job,
         runs: usize,
+        job: &mut dyn FnMut(&mut Contender, Side) -> Result<T>,
     ) -> Result<Self> {
-        ours.generate(job)?;
+        job(ours, Side::Ours)?;
         if let Some(peer) = peer.as_deref_mut() {
-            peer.generate(job)?;
+            job(peer, Side::Peer)?;
         }
-        let mut rounds: Vec<(Lap, Option<Lap>)> = Vec::new();
+        let mut rounds: Vec<(Lap<T>, Option<Lap<T>>)> = Vec::new();
         while calm(&rounds) < runs && rounds.len() < PATIENCE * runs {
             if rounds.last().is_some_and(|last| disturbance(last) >= CALM) {
                 wait_for_calm();
@@ -67,11 +76,11 @@ impl Race {
             let peer_first = rounds.len() % 2 == 1;
             let mut theirs = None;
             if let (true, Some(peer)) = (peer_first, peer.as_deref_mut()) {
-                theirs = Some(lap(peer, job)?);
+                theirs = Some(lap(peer, Side::Peer, job)?);
             }
-            let own = lap(ours, job)?;
+            let own = lap(ours, Side::Ours, job)?;
             if let (false, Some(peer)) = (peer_first, peer.as_deref_mut()) {
-                theirs = Some(lap(peer, job)?);
+                theirs = Some(lap(peer, Side::Peer, job)?);
             }
             rounds.push((own, theirs));
         }
@@ -105,21 +114,25 @@ fn wait_for_calm() {
     }
 }
 
-fn calm(rounds: &[(Lap, Option<Lap>)]) -> usize {
+fn calm<T>(rounds: &[(Lap<T>, Option<Lap<T>>)]) -> usize {
     rounds
         .iter()
         .filter(|round| disturbance(round) < CALM)
         .count()
 }
 
-fn disturbance((ours, peer): &(Lap, Option<Lap>)) -> f64 {
+fn disturbance<T>((ours, peer): &(Lap<T>, Option<Lap<T>>)) -> f64 {
     peer.as_ref()
         .map_or(ours.others, |peer| peer.others.max(ours.others))
 }
 
-fn lap(contender: &mut Contender, job: &Job) -> Result<Lap> {
+fn lap<T>(
+    contender: &mut Contender,
+    side: Side,
+    job: &mut dyn FnMut(&mut Contender, Side) -> Result<T>,
+) -> Result<Lap<T>> {
     let before = CpuTimes::now(contender.pid());
-    let finished = contender.generate(job)?;
+    let finished = job(contender, side)?;
     let after = CpuTimes::now(contender.pid());
     let others = match (before, after) {
         (Some(before), Some(after)) => after.taken_by_others(&before),

@@ -14,7 +14,7 @@ pub struct Record {
     /// The case.
     pub bench: String,
     /// `cpu` or `cuda`.
-    pub device: &'static str,
+    pub device: String,
     /// The number format of the weights.
     pub dtype: Number,
     /// Batch and lengths.
@@ -63,7 +63,8 @@ pub struct Peer {
     /// Our median divided by its.
     pub ratio: f64,
     /// The share of greedy tokens that are the same.
-    pub agreement: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
 }
 
 impl Record {
@@ -77,7 +78,7 @@ impl Record {
     ) -> Self {
         Self {
             bench: bench.to_owned(),
-            device: "cpu",
+            device: "cpu".to_owned(),
             dtype,
             shape,
             value: rounded(ours.median()),
@@ -96,7 +97,7 @@ impl Record {
     }
 
     /// Puts the peer's measurements beside ours.
-    pub fn beside(mut self, software: &str, peer: &Sample, agreement: f64) -> Self {
+    pub fn beside(mut self, software: &str, peer: &Sample, agreement: Option<f64>) -> Self {
         let peer_value = rounded(peer.median());
         self.peer = Some(Peer {
             peer: software.to_owned(),
@@ -104,7 +105,7 @@ impl Record {
             peer_min: rounded(peer.min()),
             peer_max: rounded(peer.max()),
             ratio: rounded(self.value / peer_value),
-            agreement: rounded(agreement),
+            agreement: agreement.map(rounded),
         });
         self
     }
@@ -134,9 +135,12 @@ impl fmt::Display for Record {
         if let Some(peer) = &self.peer {
             write!(
                 f,
-                ", peer {} ({} … {}), ratio {}, tokens alike {}",
-                peer.peer_value, peer.peer_min, peer.peer_max, peer.ratio, peer.agreement
+                ", peer {} ({} … {}), ratio {}",
+                peer.peer_value, peer.peer_min, peer.peer_max, peer.ratio
             )?;
+            if let Some(agreement) = peer.agreement {
+                write!(f, ", tokens alike {agreement}")?;
+            }
         }
         if let (Some(ours), Some(peer)) = (self.before, self.peer_before) {
             write!(f, ", before a model {ours} and {peer}")?;
@@ -163,7 +167,7 @@ mod tests {
             &ours,
             "tok/s",
         )
-        .beside("peer 1.0", &peer, 1.0);
+        .beside("peer 1.0", &peer, Some(1.0));
         record.threads = 2;
         record.machine = "a CPU".to_owned();
         record.commit = "c0ffee".to_owned();

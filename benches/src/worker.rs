@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::in_pool;
-use flametune_lm::{CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
 
+use crate::operate::Prepared;
 use crate::protocol::{Finished, Job, Number, Reply, Request};
 
 /// Shards of a saved model are never split: the peer then maps one file.
@@ -19,11 +20,11 @@ const ONE_SHARD: usize = usize::MAX;
 /// # Errors
 /// When a request cannot be read or a reply cannot be written; what goes wrong while a request is
 /// carried out is a [`Reply::Failed`].
-pub fn serve(requests: impl BufRead, mut replies: impl Write) -> Result<()> {
-    let mut loaded = None;
+pub fn serve(device: &Device, requests: impl BufRead, mut replies: impl Write) -> Result<()> {
+    let (mut loaded, mut prepared) = (None, None);
     for line in requests.lines() {
         let request = serde_json::from_str(&line?).context("reading a request")?;
-        let reply = carry_out(request, &mut loaded)
+        let reply = carry_out(request, device, &mut loaded, &mut prepared)
             .unwrap_or_else(|error| Reply::Failed(format!("{error:#}")));
         writeln!(replies, "{}", serde_json::to_string(&reply)?)?;
         replies.flush()?;
@@ -36,7 +37,12 @@ struct Loaded {
     model: CausalLm,
 }
 
-fn carry_out(request: Request, loaded: &mut Option<Loaded>) -> Result<Reply> {
+fn carry_out(
+    request: Request,
+    device: &Device,
+    loaded: &mut Option<Loaded>,
+    prepared: &mut Option<Prepared>,
+) -> Result<Reply> {
     let model = || "no model is loaded";
     match request {
         Request::Hello => {
@@ -56,6 +62,10 @@ fn carry_out(request: Request, loaded: &mut Option<Loaded>) -> Result<Reply> {
             let finished = in_pool(|| generate(&loaded.model, &job))?;
             Ok(Reply::Finished(finished))
         }
+        Request::Operate(operation) => in_pool(|| {
+            let operation = Prepared::new(operation, device, prepared.take())?;
+            Ok(Reply::Operated(prepared.insert(operation).measure()?))
+        }),
         Request::Save { folder } => {
             let loaded = loaded.as_ref().with_context(model)?;
             let config = loaded.checkpoint.config();
@@ -67,14 +77,11 @@ fn carry_out(request: Request, loaded: &mut Option<Loaded>) -> Result<Reply> {
 
 fn load(path: &Path, dtype: Number) -> Result<Loaded> {
     let checkpoint = Checkpoint::open(path)?;
-    let options = LoadOptions {
-        device: Device::flex(),
-        weight_dtype: match dtype {
-            Number::F32 => DType::F32,
-            Number::Bf16 => DType::BF16,
-        },
-        compute_dtype: DType::F32,
+    let weight_dtype = match dtype {
+        Number::F32 => DType::F32,
+        Number::Bf16 => DType::BF16,
     };
+    let options = LoadOptions::new(&Device::flex(), weight_dtype, DType::F32);
     let model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
     Ok(Loaded { checkpoint, model })
 }
@@ -112,9 +119,10 @@ fn generate(model: &CausalLm, job: &Job) -> Result<Finished> {
 /// Takes tokens in; returns the best next token of each row and its logit.
 fn step(model: &CausalLm, rows: &[Vec<u32>], cache: &mut KvCache) -> Result<Vec<(u32, f32)>> {
     let batch = TokenBatch::from_rows(rows)?;
-    let hidden = model.forward(&batch, Some(cache))?;
+    let base = AdapterPass::default();
+    let hidden = model.forward(&batch, Some(cache), &base)?;
     let last = hidden.narrow(1, batch.seq() - 1, 1);
-    let logits: Tensor<3> = model.logits(last);
+    let logits: Tensor<3> = model.logits(last, &base);
     let vocab = model.vocab_size();
     let logits = logits.into_data();
     let values = logits.as_slice::<f32>()?;
@@ -152,7 +160,12 @@ mod tests {
 
     fn ask(requests: &[&str]) -> Vec<Reply> {
         let mut replies = Vec::new();
-        serve(requests.join("\n").as_bytes(), &mut replies).unwrap();
+        serve(
+            &Device::flex(),
+            requests.join("\n").as_bytes(),
+            &mut replies,
+        )
+        .unwrap();
         let text = String::from_utf8(replies).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())

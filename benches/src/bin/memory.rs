@@ -27,7 +27,7 @@ const RUNS: usize = 3;
 fn main() -> Result<()> {
     let options = Options::parse();
     if options.worker {
-        return serve(io::stdin().lock(), io::stdout().lock());
+        return serve(&options.device(), io::stdin().lock(), io::stdout().lock());
     }
     let gguf = options.model()?;
     let (shape, job) = memory_job(&text_ids(&Checkpoint::open(&gguf)?)?)?;
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
 fn saved(options: &Options, gguf: &Path, dtype: Number) -> Result<PathBuf> {
     let folder = options.scratch()?.join(format!("model-{dtype}"));
     let threads = options.threads();
-    let mut ours = Contender::ours(threads)?;
+    let mut ours = Contender::ours(threads, "cpu")?;
     ours.load(gguf, dtype, threads)?;
     ours.save(&folder)?;
     Ok(folder)
@@ -68,7 +68,7 @@ fn measure(
     let threads = options.threads();
     let (mut ours, mut peer, mut alike) = (Vec::new(), Vec::new(), 1.0_f64);
     for _ in 0..RUNS.min(options.runs) {
-        let own = live(Contender::ours(threads)?, model, dtype, job, threads)?;
+        let own = live(Contender::ours(threads, "cpu")?, model, dtype, job, threads)?;
         if let Some(python) = &options.peer {
             let contender = Contender::transformers(python, threads)?;
             let theirs = live(contender, model, dtype, job, threads)?;
@@ -83,7 +83,7 @@ fn measure(
     let mut record = Record::new(name, dtype, shape.to_owned(), &peaks, "MB");
     record.before = ours.first().map(|life| life.before.round());
     if let (Some(peaks), Some(first)) = (sample(&peer), peer.first()) {
-        record = record.beside(&first.software, &peaks, alike);
+        record = record.beside(&first.software, &peaks, Some(alike));
         record.peer_before = Some(first.before.round());
     }
     Ok(record)

@@ -11,15 +11,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Parser;
 use flametune_benches::{
-    Case, Contender, Lap, Number, Options, Race, Record, SPEED_CASES, Sample, agreement, check,
-    serve, text_ids,
+    Case, Contender, Finished, Lap, Number, Options, Race, Record, SPEED_CASES, Sample, agreement,
+    check, serve, text_ids,
 };
 use flametune_lm::Checkpoint;
 
 fn main() -> Result<()> {
     let options = Options::parse();
     if options.worker {
-        return serve(io::stdin().lock(), io::stdout().lock());
+        return serve(&options.device(), io::stdin().lock(), io::stdout().lock());
     }
     let model = options.model()?;
     let text = text_ids(&Checkpoint::open(&model)?)?;
@@ -44,7 +44,7 @@ fn race(
     text: &[u32],
 ) -> Result<()> {
     let threads = options.threads();
-    let mut ours = Contender::ours(threads)?;
+    let mut ours = Contender::ours(threads, "cpu")?;
     ours.load(model, dtype, threads)?;
     let mut peer = None;
     if let Some(python) = &options.peer {
@@ -54,7 +54,12 @@ fn race(
     }
     for case in cases {
         let job = case.job(text)?;
-        let race = Race::run(&mut ours, peer.as_mut(), &job, options.runs)?;
+        let race = Race::run(
+            &mut ours,
+            peer.as_mut(),
+            options.runs,
+            &mut |contender, _| contender.generate(&job),
+        )?;
         let software = peer.as_ref().map(Contender::software);
         let mut record = record(case, dtype, &race, software)
             .with_context(|| format!("{} {dtype} is no result", case.name))?;
@@ -65,9 +70,14 @@ fn race(
     Ok(())
 }
 
-fn record(case: &Case, dtype: Number, race: &Race, software: Option<&str>) -> Result<Record> {
-    let sample = |laps: &[Lap]| {
-        let speed = |lap: &Lap| case.tokens_per_second(&lap.finished);
+fn record(
+    case: &Case,
+    dtype: Number,
+    race: &Race<Finished>,
+    software: Option<&str>,
+) -> Result<Record> {
+    let sample = |laps: &[Lap<Finished>]| {
+        let speed = |lap: &Lap<Finished>| case.tokens_per_second(&lap.finished);
         Sample::new(laps.iter().map(speed).collect())
     };
     let ours = sample(&race.ours).context("no lap was run")?;
@@ -79,7 +89,7 @@ fn record(case: &Case, dtype: Number, race: &Race, software: Option<&str>) -> Re
             check(dtype, &ours.finished, &peer.finished)?;
             alike = alike.min(agreement(&ours.finished, &peer.finished));
         }
-        record = record.beside(software, &peer, alike);
+        record = record.beside(software, &peer, Some(alike));
     }
     Ok(record)
 }

@@ -14,10 +14,13 @@ use self::results::Results;
 use crate::{console, workspace};
 
 /// Binaries of the package `flametune-benches`, in the order they run.
-const BINARIES: &[&str] = &["throughput", "memory"];
+const BINARIES: &[&str] = &["throughput", "operations", "memory"];
+
+/// Those of them that run on a GPU.
+const GPU_BINARIES: &[&str] = &["operations"];
 
 /// One file of results for each kind of device.
-const RESULTS: &str = "benches/results/cpu.jsonl";
+const RESULTS: &str = "benches/results";
 
 /// The page made from them.
 const PAGE: &str = "docs/BENCHMARKS.md";
@@ -28,6 +31,10 @@ pub(crate) struct Args {
     /// Only cases whose name and number format, as in `decode_b8 f32`, contain this
     #[arg(default_value = "")]
     filter: String,
+    /// Measure single operations on this device; `cuda` needs LLVM to build, see
+    /// docs/ARCHITECTURE.md
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    device: String,
     /// Race the peers too; builds their Python environment in the cache folder at first
     #[arg(long)]
     peers: bool,
@@ -40,16 +47,30 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let shell = workspace::shell()?;
     console::heading("building the benches");
-    cmd!(shell, "cargo build --release --package flametune-benches").run()?;
+    // The features of a build that has a GPU.
+    let cuda = (args.device == "cuda").then_some(["--features", "cuda"]);
+    let build: Vec<&str> = cuda.into_iter().flatten().collect();
+    let build = build.as_slice();
+    cmd!(
+        shell,
+        "cargo build --release --package flametune-benches {build...}"
+    )
+    .run()?;
     let mut arguments = vec![OsString::from(&args.filter)];
     if args.peers {
         console::heading("Python environment of the peers");
         arguments.extend(["--peer".into(), peers::python(&shell)?.into()]);
     }
     let mut fresh = Results::default();
-    for binary in BINARIES {
+    let binaries = if cuda.is_some() {
+        GPU_BINARIES
+    } else {
+        BINARIES
+    };
+    arguments.extend(["--device".into(), OsString::from(&args.device)]);
+    for binary in binaries {
         console::heading(binary);
-        fresh.extend(measure(&shell, binary, &arguments)?);
+        fresh.extend(measure(&shell, binary, build, &arguments)?);
     }
     ensure!(
         !fresh.is_empty(),
@@ -58,15 +79,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     print!("{}", fresh.to_jsonl()?);
     if args.save {
-        save(fresh)?;
+        save(fresh, &args.device)?;
     }
     Ok(())
 }
 
-fn measure(shell: &Shell, binary: &str, arguments: &[OsString]) -> Result<Results> {
+fn measure(shell: &Shell, binary: &str, build: &[&str], arguments: &[OsString]) -> Result<Results> {
     let lines = cmd!(
         shell,
-        "cargo run --quiet --release --package flametune-benches --bin {binary} -- {arguments...}"
+        "cargo run --quiet --release --package flametune-benches {build...} --bin {binary} -- {arguments...}"
     )
     .quiet()
     .read()
@@ -75,18 +96,25 @@ fn measure(shell: &Shell, binary: &str, arguments: &[OsString]) -> Result<Result
 }
 
 /// Puts results among those kept, in place of older ones of the same cases, and renders the page.
-fn save(fresh: Results) -> Result<()> {
+fn save(mut fresh: Results, device: &str) -> Result<()> {
     let root = workspace::root();
-    let (file, page) = (root.join(RESULTS), root.join(PAGE));
-    let mut kept = if file.is_file() {
-        let text = fs::read_to_string(&file).context(RESULTS)?;
-        Results::from_jsonl(&text).context(RESULTS)?
-    } else {
-        Results::default()
-    };
-    kept.replace(fresh);
-    fs::write(&file, kept.to_jsonl()?).context(RESULTS)?;
-    fs::write(&page, page::render(&kept)).context(PAGE)?;
+    let folder = root.join(RESULTS);
+    let mut all = Results::default();
+    for kind in ["cpu", "cuda"] {
+        let file = folder.join(format!("{kind}.jsonl"));
+        let mut kept = if file.is_file() {
+            let text = fs::read_to_string(&file).context(RESULTS)?;
+            Results::from_jsonl(&text).context(RESULTS)?
+        } else {
+            Results::default()
+        };
+        if kind == device {
+            kept.replace(std::mem::take(&mut fresh));
+            fs::write(&file, kept.to_jsonl()?).context(RESULTS)?;
+        }
+        all.extend(kept);
+    }
+    fs::write(root.join(PAGE), page::render(&all)).context(PAGE)?;
     console::note(&format!("\nkept in {RESULTS}, written up in {PAGE}"));
     Ok(())
 }

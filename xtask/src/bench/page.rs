@@ -23,6 +23,8 @@ It is not edited by hand.
 - transformers runs its forward pass in a loop with a key-value cache, which is faster than its `generate()`.
   Ours does the same on a thread of the pool (`flametune_kernels::in_pool`).
 - The model is SmolLM2-135M-Instruct, the text is the licence of this project.
+- Single operations get inputs by a formula that both sides know; 64 numbers of the results are compared.
+  In bf16 our activations are f32 in memory and rounded as they enter a product, torch's are bf16.
 
 ";
 
@@ -45,6 +47,55 @@ const CASES: &[(&str, &str)] = &[
         "infer_rss_safetensors",
         "the same from a folder of safetensors in the format of use, which transformers maps instead of converting",
     ),
+    (
+        "nf4_vs_dense",
+        "`x·Wᵀ` with an NF4 weight in blocks of 64, beside our own product with the dense weight; sizes are rows of x, width, outputs",
+    ),
+    (
+        "nf4_vs_torch_dense",
+        "the same beside torch's dense product",
+    ),
+    ("nf4_vs_bnb", "the same beside bitsandbytes' `matmul_4bit`"),
+    (
+        "nf4_vs_bnb_packed",
+        "the same beside bitsandbytes' weights packed for AVX512-BF16, which it has for inference alone",
+    ),
+    (
+        "nf4_vs_burn_q4",
+        "the same beside Burn's 4-bit block quantization (Q4S, blocks of 32)",
+    ),
+    (
+        "nf4_step_vs_dense",
+        "the product and its gradient for x, beside the dense weight",
+    ),
+    ("nf4_step_vs_bnb", "the same beside `matmul_4bit`"),
+    ("dense_vs_torch", "`x·Wᵀ` with a dense weight"),
+    ("dense_step_vs_torch", "the product and its gradient for x"),
+    (
+        "quantize_vs_bnb",
+        "a weight to NF4 codes; bytes of f32 read",
+    ),
+    (
+        "dequantize_vs_bnb",
+        "NF4 codes to a weight; bytes of f32 written",
+    ),
+    (
+        "rms_norm_vs_torch",
+        "forward and backward; bytes of f32 that must be touched",
+    ),
+    (
+        "swiglu_vs_torch",
+        "`silu(gate)·up`, forward and backward; bytes of f32 that must be touched",
+    ),
+    (
+        "attention_vs_torch",
+        "causal, heads of 64, forward and backward; tokens, length, heads",
+    ),
+    (
+        "cross_entropy_vs_unfused",
+        "output head, loss and the gradient of hidden states, beside the same through all logits; tokens, width, vocabulary",
+    ),
+    ("cross_entropy_vs_torch", "the same beside torch"),
 ];
 
 /// A ratio that we want to reach.
@@ -58,6 +109,18 @@ const AIMS: &[(&str, &str, Aim)] = &[
     ("decode_b1", "f32", Aim::AtLeast(2.0)),
     ("decode_b8", "f32", Aim::AtLeast(2.0)),
     ("infer_rss", "f32", Aim::AtMost(0.6)),
+    ("nf4_vs_bnb", "f32", Aim::AtLeast(3.0)),
+    ("nf4_vs_bnb", "bf16", Aim::AtLeast(3.0)),
+    ("nf4_vs_bnb_packed", "bf16", Aim::AtLeast(1.0)),
+    ("nf4_step_vs_bnb", "f32", Aim::AtLeast(3.0)),
+    ("nf4_step_vs_bnb", "bf16", Aim::AtLeast(3.0)),
+    ("dense_vs_torch", "bf16", Aim::AtLeast(0.85)),
+    ("dense_step_vs_torch", "bf16", Aim::AtLeast(0.85)),
+    ("quantize_vs_bnb", "f32", Aim::AtLeast(4.0)),
+    ("rms_norm_vs_torch", "f32", Aim::AtLeast(1.0)),
+    ("swiglu_vs_torch", "f32", Aim::AtLeast(1.0)),
+    ("attention_vs_torch", "f32", Aim::AtLeast(1.0)),
+    ("cross_entropy_vs_unfused", "f32", Aim::AtLeast(1.0)),
 ];
 
 /// The whole page.

@@ -48,7 +48,7 @@ pub(crate) struct Line {
     pub(crate) rest: Map<String, Value>,
 }
 
-/// Lines, at most one for each case, device and number format.
+/// Lines, at most one for each case, device, number format and shape.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Results(Vec<Line>);
 
@@ -102,8 +102,8 @@ impl Results {
 }
 
 impl Line {
-    fn key(&self) -> [&str; 3] {
-        [&self.bench, &self.device, &self.dtype]
+    fn key(&self) -> [&str; 4] {
+        [&self.bench, &self.device, &self.dtype, &self.shape]
     }
 }
 
