@@ -69,6 +69,7 @@ mod cross_entropy;
 mod cube;
 mod gated;
 mod linear;
+mod lora;
 mod mmap;
 mod norm;
 mod packed;
@@ -87,6 +88,7 @@ pub use cross_entropy::{
 };
 pub use gated::{geglu_tanh, swiglu};
 pub use linear::{linear, linear_with};
+pub use lora::{LoraBase, LoraDropout, LoraFactors, LoraSegment, lora_linear, lora_segmented};
 pub use mmap::MappedFile;
 pub use norm::{layer_norm, rms_norm};
 pub use packed::{

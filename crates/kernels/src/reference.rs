@@ -13,6 +13,7 @@ pub use crate::cross_entropy::reference::{
     linear_cross_entropy, linear_logps, linear_logps_with_entropy,
 };
 pub use crate::linear::reference::{linear, linear_with};
+pub use crate::lora::reference::{lora_linear, lora_segmented};
 pub use crate::packed::reference::{dequantize, packed_linear};
 pub use crate::rope::reference::rope;
 

@@ -39,6 +39,91 @@ impl Decode for Rows {
     }
 }
 
+/// Some neighbouring rows of a matrix.
+#[derive(Debug)]
+pub(crate) struct RowRange<'a> {
+    pub(crate) matrix: &'a Rows,
+    pub(crate) rows: Range<usize>,
+}
+
+impl RowRange<'_> {
+    fn shifted(&self, rows: Range<usize>) -> Range<usize> {
+        assert!(rows.end <= self.rows.len());
+        self.rows.start + rows.start..self.rows.start + rows.end
+    }
+}
+
+impl Decode for RowRange<'_> {
+    fn shape(&self) -> [usize; 2] {
+        [self.rows.len(), self.matrix.width()]
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        self.matrix.decode(self.shifted(rows), cols, out);
+    }
+
+    fn decode_bf16(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+        self.matrix.decode_bf16(self.shifted(rows), cols, out);
+    }
+
+    fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
+        let (values, stride) = self.matrix.bf16_rows()?;
+        Some((&values[self.rows.start * stride..], stride))
+    }
+}
+
+/// Dense rows of bf16 numbers.
+#[derive(Debug)]
+pub(crate) struct Bf16Rows<'a> {
+    pub(crate) values: &'a [bf16],
+    pub(crate) shape: [usize; 2],
+}
+
+impl Decode for Bf16Rows<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        self.each(rows, cols, out, |from, to| *to = from.to_f32());
+    }
+
+    fn decode_bf16(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+        self.each(rows, cols, out, |from, to| *to = from.to_bits());
+    }
+
+    fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
+        Some((self.values, self.shape[1]))
+    }
+}
+
+impl Bf16Rows<'_> {
+    fn each<T>(
+        &self,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [T],
+        write: impl Fn(bf16, &mut T),
+    ) {
+        assert!(rows.end <= self.shape[0] && cols.end <= self.shape[1]);
+        assert_eq!(out.len(), rows.len() * cols.len());
+        for (row, to) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+            let from = &self.values[row * self.shape[1]..][cols.clone()];
+            from.iter().zip(to).for_each(|(from, to)| write(*from, to));
+        }
+    }
+}
+
+/// `values` rounded to bf16, to nearest, ties to even.
+pub(crate) fn rounded(values: &[f32]) -> Vec<bf16> {
+    let mut bits = vec![0u16; values.len()];
+    dispatch(Convert {
+        from: values,
+        to: &mut bits,
+    });
+    bits.into_iter().map(bf16::from_bits).collect()
+}
+
 /// Calls `each` with the values of every row of the part and where they go.
 fn rows_of<E: Stored, T>(
     view: &Rows,

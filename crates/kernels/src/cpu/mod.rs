@@ -9,6 +9,7 @@ mod rows;
 pub use pool::in_pool;
 
 pub(crate) use decode::Decode;
+pub(crate) use dense::{Bf16Rows, RowRange, rounded};
 pub(crate) use output::{Shared, fill_rows, tensor, tensor_bf16};
 pub(crate) use rows::{Rows, Stored};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::Wants;
-use super::head::Head;
+use super::head::{Head, Hidden};
 use super::targets::Targets;
 use super::tile::{Keep, Shaping, Slope, Slopes, Stats, Summarise, Sums, TILE};
 use crate::cpu::Rows;
@@ -64,6 +64,8 @@ struct Row {
 struct Room {
     /// The hidden states of the chunk's rows.
     h: Vec<f32>,
+    /// The same for products of bf16 pairs.
+    hidden: Option<Hidden>,
     /// One tile after the other; a single one for each thread if no gradient is wanted.
     kept: Vec<f32>,
     /// One row of them for each tile.
@@ -93,6 +95,7 @@ impl Problem {
         let groups = self.groups(size);
         let mut room = Room {
             h: vec![0.0; size * width],
+            hidden: None,
             kept: vec![0.0; if wants.any() { tiles * size * TILE } else { 0 }],
             stats: vec![Stats::default(); tiles * size],
             partial: vec![
@@ -168,13 +171,16 @@ impl Problem {
         let (m, width) = (chunk.len(), self.head.width());
         self.gather(chunk.clone(), &mut room.h[..m * width]);
         let h = &room.h[..m * width];
+        room.hidden = self.head.hidden(h);
+        let hidden = room.hidden.as_ref();
         let sums = Sums {
             total: self.label_smoothing > 0.0,
             weighted: entropy,
         };
         let tile = |index: usize, z: &mut [f32], stats: &mut [Stats], block: &mut Vec<f32>| {
             let classes = self.classes(index);
-            self.head.logits(h, classes.clone(), (z, TILE), block);
+            self.head
+                .logits((h, hidden), classes.clone(), (z, TILE), block);
             dispatch(Summarise {
                 z,
                 count: classes.len(),
@@ -275,7 +281,7 @@ impl Problem {
             .zip(rows)
             .map(|(index, row)| self.slope(row, coefficient(self.targets.rows[index])))
             .collect();
-        let h = &room.h[..m * width];
+        let h = (&room.h[..m * width], room.hidden.as_ref());
         let kept = &room.kept[..tiles * m * TILE];
         let stats = &room.stats[..tiles * m];
         let hidden = gradients.hidden.is_some();
@@ -375,7 +381,7 @@ impl Group<'_> {
     fn add(
         &mut self,
         problem: &Problem,
-        (dz, h): (&mut [f32], &[f32]),
+        (dz, h): (&mut [f32], (&[f32], Option<&Hidden>)),
         classes: Range<usize>,
         place: Range<usize>,
         block: &mut Vec<f32>,

@@ -6,9 +6,11 @@ use std::ops::Range;
 use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use gemm::Parallelism;
+use half::bf16;
 
-use crate::cpu::{Decode, Rows};
+use crate::cpu::{Bf16Rows, Decode, RowRange, Rows, rounded};
 use crate::linear::matrix::{Matrix, product_into};
+use crate::linear::product16::{Operand, Orientation};
 use crate::precision::Precision;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -19,6 +21,14 @@ pub(super) struct Head {
     dtype: DType,
     bias: Option<Rows>,
     precision: Precision,
+}
+
+/// The hidden states of a chunk, for products of bf16 pairs.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    rounded: Vec<bf16>,
+    shape: [usize; 2],
+    left: Operand,
 }
 
 impl Head {
@@ -46,11 +56,28 @@ impl Head {
         }
     }
 
+    /// The rows `h` of `d_model` for products of bf16 pairs, if the head wants them and the
+    /// processor has them.
+    pub(super) fn hidden(&self, h: &[f32]) -> Option<Hidden> {
+        if self.precision == Precision::Full {
+            return None;
+        }
+        let rounded = rounded(h);
+        let shape = [h.len() / self.width().max(1), self.width()];
+        let left = Operand::rows(&rounded, shape)?;
+        Some(Hidden {
+            rounded,
+            shape,
+            left,
+        })
+    }
+
     /// `out = h·Wᵀ + b` for the `classes`; rows of `out` start `stride` apart. `h` holds rounded
-    /// rows of `d_model`, `block` is room for a converted part of the weight.
+    /// rows of `d_model`, `hidden` the same if there is such a form, `block` is room for a
+    /// converted part of the weight.
     pub(super) fn logits(
         &self,
-        h: &[f32],
+        (h, hidden): (&[f32], Option<&Hidden>),
         classes: Range<usize>,
         (out, stride): (&mut [f32], usize),
         block: &mut Vec<f32>,
@@ -63,12 +90,22 @@ impl Head {
                 out[..count].copy_from_slice(bias);
             }
         }
+        let add = self.bias.is_some();
+        if let Some(hidden) = hidden {
+            let weight = self.rows(classes);
+            // SAFETY: `out` holds `rows` rows of `count ≤ stride` values, checked above.
+            unsafe {
+                let out = (out.as_mut_ptr(), stride);
+                hidden.left.multiply(&weight, Orientation::Rows, out, add);
+            }
+            return;
+        }
         let h = Matrix::new(h, [rows, self.width()], [self.width(), 1]);
         let weight = self.part(classes, block).transposed();
         // SAFETY: `out` holds `rows` rows of `count ≤ stride` values, checked above.
         unsafe {
             let out = (out.as_mut_ptr(), stride);
-            product_into(h, weight, out, self.bias.is_some(), Parallelism::None);
+            product_into(h, weight, out, add, Parallelism::None);
         }
     }
 
@@ -82,6 +119,21 @@ impl Head {
     ) {
         let width = self.width();
         let rows = dh.len() / width.max(1);
+        if self.precision == Precision::Bf16
+            && let Some(dz) = Operand::rounded(dz, [rows, classes.len()], stride)
+        {
+            let weight = self.rows(classes);
+            // SAFETY: `dh` holds `rows` rows of `width` values.
+            unsafe {
+                dz.multiply(
+                    &weight,
+                    Orientation::Columns,
+                    (dh.as_mut_ptr(), width),
+                    true,
+                )
+            };
+            return;
+        }
         let dz = Matrix::new(dz, [rows, classes.len()], [stride, 1]);
         let weight = self.part(classes, block);
         // SAFETY: `dh` holds `rows` rows of `width` values.
@@ -97,13 +149,37 @@ impl Head {
     }
 
     /// `dw += dzᵀ·h`, for as many classes as `dw` has rows; `dz` and `h` are rounded.
-    pub(super) fn weight_gradient(&self, (dz, stride): (&[f32], usize), h: &[f32], dw: &mut [f32]) {
+    pub(super) fn weight_gradient(
+        &self,
+        (dz, stride): (&[f32], usize),
+        (h, hidden): (&[f32], Option<&Hidden>),
+        dw: &mut [f32],
+    ) {
         let width = self.width();
         let (rows, count) = (h.len() / width.max(1), dw.len() / width.max(1));
+        if let Some(hidden) = hidden
+            && let Some(dz) = Operand::columns(dz, [count, rows], stride)
+        {
+            let h = Bf16Rows {
+                values: &hidden.rounded,
+                shape: hidden.shape,
+            };
+            // SAFETY: `dw` holds `count` rows of `width` values.
+            unsafe { dz.multiply(&h, Orientation::Columns, (dw.as_mut_ptr(), width), true) };
+            return;
+        }
         let dz = Matrix::new(dz, [rows, count], [stride, 1]).transposed();
         let h = Matrix::new(h, [rows, width], [width, 1]);
         // SAFETY: `dw` holds `count` rows of `width` values.
         unsafe { product_into(dz, h, (dw.as_mut_ptr(), width), true, Parallelism::None) };
+    }
+
+    /// Some rows of the weight, as they are.
+    fn rows(&self, classes: Range<usize>) -> RowRange<'_> {
+        RowRange {
+            matrix: &self.weight,
+            rows: classes,
+        }
     }
 
     /// Some rows of the weight in f32, in place where they are.

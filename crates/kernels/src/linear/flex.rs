@@ -13,7 +13,7 @@ use crate::cpu::{Rows, Stored, tensor};
 use crate::precision::Precision;
 
 /// `y = x·Wᵀ + b`, of the dtype of x; x and b are f32 or bf16, W is f32, bf16 or f16.
-pub(super) fn forward(
+pub(crate) fn forward(
     x: FlexTensor,
     weight: FlexTensor,
     bias: Option<FlexTensor>,
@@ -75,7 +75,7 @@ fn converting<W: Stored>(x: &Rows, weight: FlexTensor, bias: Option<&[f32]>) -> 
 }
 
 /// `dx = dy·W`, of the dtype of dy.
-pub(super) fn x_gradient(dy: FlexTensor, weight: FlexTensor, precision: Precision) -> FlexTensor {
+pub(crate) fn x_gradient(dy: FlexTensor, weight: FlexTensor, precision: Precision) -> FlexTensor {
     if in_bf16(&dy, precision) {
         return product_in_bf16(dy, weight, Orientation::Columns, None);
     }

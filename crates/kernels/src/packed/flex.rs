@@ -17,7 +17,7 @@ const STREAMED: usize = 16;
 const TASK: usize = 64 * 1024;
 
 /// `y = x·Wᵀ + b`; x and b are f32.
-pub(super) fn forward(x: FlexTensor, product: &Product, bias: Option<FlexTensor>) -> FlexTensor {
+pub(crate) fn forward(x: FlexTensor, product: &Product, bias: Option<FlexTensor>) -> FlexTensor {
     let weight = product.weight.view(product.precision);
     let shape = with_width(x.layout().shape(), weight.shape[0]);
     let rows = shape.num_elements() / weight.shape[0].max(1);
@@ -36,7 +36,7 @@ pub(super) fn forward(x: FlexTensor, product: &Product, bias: Option<FlexTensor>
 }
 
 /// `dx = dy·W`.
-pub(super) fn x_gradient(dy: FlexTensor, product: &Product) -> FlexTensor {
+pub(crate) fn x_gradient(dy: FlexTensor, product: &Product) -> FlexTensor {
     let weight = product.weight.view(product.precision);
     if product.precision == Precision::Bf16 {
         return product16::gradient(dy, &weight);

@@ -17,6 +17,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Tensor};
 use burn_flex::Flex;
 
+pub(crate) use flex::{forward, x_gradient};
 pub use quantize::quantize_blocks;
 pub use weight::{CodeFormat, PackedScales, PackedWeight};
 
@@ -29,6 +30,13 @@ use native::Native;
 pub(crate) struct Product {
     weight: Native,
     precision: Precision,
+}
+
+impl Product {
+    /// The product with a weight in this process's memory.
+    pub(crate) fn of(weight: &PackedWeight, precision: Precision) -> Option<Self> {
+        Native::of(weight).map(|weight| Self { weight, precision })
+    }
 }
 
 #[backend_extension(Flex, Autodiff)]
@@ -102,9 +110,9 @@ pub fn packed_linear<const D: usize>(
     }
     if cpu::takes(&x)
         && bias.as_ref().is_none_or(cpu::takes)
-        && let Some(weight) = Native::of(weight)
+        && let Some(product) = Product::of(weight, precision)
     {
-        return native(x, Product { weight, precision }, bias);
+        return native(x, product, bias);
     }
     reference::packed_linear(x, weight, bias, precision)
 }

@@ -105,6 +105,9 @@ pub(crate) unsafe fn product<S: Simd>(
     });
 }
 
+/// Half the rows of the tallest tile.
+const HALF: usize = 6;
+
 /// The arguments of [`product`], with its promises.
 struct Product {
     rows: usize,
@@ -129,9 +132,15 @@ impl Kernel for Product {
             c: (c, c_stride),
             accumulate,
         } = self;
+        // A single register a row leaves room for twice the rows, which keeps the adders busy.
+        let double = vecs == 1 && S::TILE_ROWS == HALF;
         let mut row = 0;
         while row < rows {
-            let tall = (rows - row).min(S::TILE_ROWS);
+            let tall = if double && rows - row >= 2 * HALF {
+                2 * HALF
+            } else {
+                (rows - row).min(S::TILE_ROWS)
+            };
             let mut vec = 0;
             let mut panel = 0;
             while vec < vecs {
@@ -173,6 +182,7 @@ unsafe fn tile_of_width<S: Simd>(
     // SAFETY: passed on unchanged.
     unsafe {
         match wide {
+            1 if tall == 2 * HALF => tile::<S, { 2 * HALF }, 1>(s, k, a, b, c, accumulate),
             1 => tile_of_height::<S, 1>(s, (tall, k), a, b, c, accumulate),
             2 => tile_of_height::<S, 2>(s, (tall, k), a, b, c, accumulate),
             3 => tile_of_height::<S, 3>(s, (tall, k), a, b, c, accumulate),

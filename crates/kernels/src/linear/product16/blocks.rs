@@ -48,6 +48,44 @@ struct Product<'a, D> {
     partial: Shared<f32>,
     cols: usize,
     depth: usize,
+    /// The distance between neighbouring rows of f32 sums.
+    stride: usize,
+    /// Whether the product is added to what `out` holds.
+    add: bool,
+}
+
+/// Writes `left` times `right` to `out`, or adds it, on the calling thread.
+///
+/// # Safety
+/// `out` must be valid for writing, and reading if `add`, as many rows as `left` has, `stride`
+/// apart, of as many columns as the product has; and the operands must fit each other.
+pub(super) unsafe fn on_this_thread<D: Decode>(
+    simd: Avx512Bf16,
+    left: &PackedLeft,
+    right: &D,
+    orientation: Orientation,
+    (out, stride): (*mut f32, usize),
+    add: bool,
+) {
+    let (cols, depth) = match (orientation, right.shape()) {
+        (Orientation::Rows, [cols, depth]) | (Orientation::Columns, [depth, cols]) => (cols, depth),
+    };
+    let product = Product {
+        right,
+        orientation,
+        bias: None,
+        out: Output::F32(Shared(out)),
+        partial: Shared(std::ptr::null_mut()),
+        cols,
+        depth,
+        stride,
+        add,
+    };
+    for first in (0..cols).step_by(PANELS * WIDTH) {
+        let part = first..(first + PANELS * WIDTH).min(cols);
+        // SAFETY: passed on unchanged.
+        unsafe { product.part(simd, left, 0, &(0..depth), part, 0..left.panels()) };
+    }
 }
 
 /// Writes `left` times `right` to `out`.
@@ -81,6 +119,8 @@ pub(super) unsafe fn product<D: Decode>(
         partial: Shared(partial.as_mut_ptr()),
         cols,
         depth,
+        stride: cols,
+        add: false,
     };
     let parallel = left.rows * cols * depth >= PARALLEL;
     for row in (0..left.rows).step_by(left_rows) {
@@ -213,7 +253,7 @@ impl<D: Decode> Product<'_, D> {
         block: &Range<usize>,
     ) -> Target {
         let last = block.end == self.depth;
-        let at = (row + within) * self.cols + col;
+        let at = (row + within) * self.stride + col;
         // SAFETY: the caller vouches for the tile; the partial sums are used where they exist.
         let (sums, rounded) = unsafe {
             match self.out {
@@ -228,10 +268,10 @@ impl<D: Decode> Product<'_, D> {
         Target {
             sums,
             rounded,
-            stride: self.cols,
+            stride: self.stride,
             bias: bias.map(|bias| bias[col..].as_ptr()),
             cols,
-            accumulate: block.start > 0,
+            accumulate: self.add || block.start > 0,
             ahead: std::ptr::null(),
         }
     }

@@ -77,7 +77,7 @@ pub(super) unsafe fn product<D: Decode>(
 }
 
 /// The rows of `left` as bf16, `stride` numbers apart, padded with zeros.
-fn rounded(_simd: Avx512Bf16, left: &Left<'_>, stride: usize) -> Vec<Line> {
+pub(super) fn rounded(_simd: Avx512Bf16, left: &Left<'_>, stride: usize) -> Vec<Line> {
     let mut lines = vec![Line([0; 16]); left.rows * stride / LANES];
     for row in 0..left.rows {
         for at in (0..left.depth).step_by(LANES) {

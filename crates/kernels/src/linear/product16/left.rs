@@ -10,6 +10,16 @@ pub(super) enum Values<'a> {
     Bf16(&'a [bf16]),
 }
 
+impl Values<'_> {
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+}
+
 /// The left operand `[rows, depth]` of a product, read once and rounded to bf16 on the way.
 ///
 /// Entry `(i, k)` is value `i·stride + k`, or `k·stride + i` if transposed.

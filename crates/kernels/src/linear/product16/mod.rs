@@ -6,7 +6,8 @@
 //! which adds two products at a time and takes numbers below 2⁻¹²⁶ for zero, in operands and in
 //! sums; elsewhere the rounded operands go through the f32 product.
 //!
-//! Few rows ([`dot`]) meet the rows of the weight where they lie. More rows go through [`blocks`]:
+//! Few rows ([`mod@dot`], [`mod@columns`]) meet the rows of the weight where they lie. More rows go
+//! through [`blocks`]:
 //!
 //! ```text
 //! left   [rows, depth]  → panels of 14 rows:    pair of depths by pair, 14 pairs side by side
@@ -29,8 +30,11 @@
 #[cfg(target_arch = "x86_64")]
 mod blocks;
 #[cfg(target_arch = "x86_64")]
+mod columns;
+#[cfg(target_arch = "x86_64")]
 mod dot;
 mod left;
+mod operand;
 #[cfg(target_arch = "x86_64")]
 mod pack_left;
 #[cfg(target_arch = "x86_64")]
@@ -46,6 +50,7 @@ use burn_flex::FlexTensor;
 use half::bf16;
 
 use self::left::Left;
+pub(crate) use self::operand::Operand;
 use super::flex::with_width;
 use crate::cpu::{Decode, Rows, Shared, tensor, tensor_bf16};
 #[cfg(target_arch = "x86_64")]
@@ -53,7 +58,7 @@ use crate::simd::Avx512Bf16;
 
 /// How the matrix behind a right operand lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Orientation {
+pub(crate) enum Orientation {
     /// `left·Wᵀ`: each row of W makes a column of the product.
     Rows,
     /// `left·W`: each column of W makes a column of the product.
@@ -213,6 +218,11 @@ unsafe fn multiply(
         unsafe {
             if orientation == Orientation::Rows && left.rows <= dot::MAX_ROWS && !left.transposed {
                 dot::product(simd, left, right, bias, out);
+            } else if orientation == Orientation::Columns
+                && left.rows <= columns::MAX_ROWS
+                && !left.transposed
+            {
+                columns::product(simd, left, right, bias, out);
             } else {
                 blocks::product(simd, left, right, orientation, bias, out);
             }
