@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, activation};
 use flametune_kernels::{AttentionMask, attention, linear};
 use flametune_peft::{
-    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm,
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm, VirtualTokens,
 };
 
 use crate::batch::TokenBatch;
@@ -395,7 +395,7 @@ impl Bert {
         batch.check_vocab(config.vocab_size)?;
         pass.check(&self.adapters, batch.batch())?;
         let mut slots = Slots::new(batch.batch());
-        let positions = slots.extend(batch);
+        let positions = slots.extend(batch, &VirtualTokens::default());
         check_positions(&positions, config.max_position_embeddings)?;
         let zeros = vec![0; positions.len()];
         let types = batch.token_type_ids().unwrap_or(&zeros);

@@ -11,14 +11,18 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::{AttentionMask, attention, rope};
-use flametune_peft::{AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable};
+use flametune_peft::{
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterPrompt, AdapterSublayer,
+    AdapterTable, PrefixKeysValues, PromptShape, Sublayer,
+};
 
 use crate::batch::TokenBatch;
-use crate::cache::{KvCache, Slots};
+use crate::cache::KvCache;
 use crate::config::{BlockStyle, DecoderConfig, LayerConfig, QkNorm};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
 use crate::rope::RopeTable;
+use crate::virtual_tokens::{Entry, in_front, in_front_of_heads, tokens_only};
 use crate::weights::Scope;
 
 /// The decoder without its head: token ids in, hidden states out.
@@ -30,6 +34,8 @@ pub struct Decoder {
     pub layers: Vec<DecoderLayer>,
     /// The normalisation after the last layer.
     pub norm: AdapterNorm,
+    /// The virtual tokens of adapters.
+    pub prompt: AdapterPrompt,
     #[module(skip)]
     config: Arc<DecoderConfig>,
     #[module(skip)]
@@ -43,6 +49,10 @@ pub struct DecoderLayer {
     pub self_attn: Attention,
     /// The MLP, or the experts in its place.
     pub feed_forward: FeedForward,
+    /// Adapters between the attention and the residual stream.
+    pub self_attn_output: AdapterSublayer,
+    /// Adapters between the MLP and the residual stream.
+    pub feed_forward_output: AdapterSublayer,
     /// Before the attention.
     pub input_layernorm: Option<AdapterNorm>,
     /// Before the MLP ([`BlockStyle::PreNorm`]), or after the attention.
@@ -55,6 +65,8 @@ pub struct DecoderLayer {
     config: Arc<DecoderConfig>,
     #[module(skip)]
     layer: LayerConfig,
+    #[module(skip)]
+    index: usize,
 }
 
 /// Grouped-query attention with rotary positions.
@@ -109,6 +121,10 @@ pub struct StepContext {
     ropes: Vec<RopeTable>,
     mask: AttentionMask,
     pass: AdapterPass,
+    /// Vectors in front of the embeddings.
+    input: Option<Tensor<3>>,
+    /// Keys and values in front of those of every layer.
+    prefix: Option<PrefixKeysValues>,
 }
 
 impl StepContext {
@@ -128,17 +144,6 @@ impl StepContext {
 /// Sees the embeddings, numbered 0, and the output of each layer, from 1; what it returns goes on.
 pub type Tap<'a> = &'a mut dyn FnMut(usize, Tensor<3>) -> Tensor<3>;
 
-/// The causal mask of `new` tokens whose slots are the last of `slots`.
-pub(crate) fn causal_mask(slots: &Slots, new: usize) -> AttentionMask {
-    let mask = AttentionMask::causal(slots.len() - new);
-    let plain = slots.segments.iter().flatten().all(|&segment| segment == 1);
-    if plain {
-        mask
-    } else {
-        mask.with_segments(slots.segments.as_slice())
-    }
-}
-
 impl Decoder {
     pub(crate) fn load(scope: &Scope<'_>, config: &Arc<DecoderConfig>) -> Result<Self> {
         let shape = [config.vocab_size, config.hidden_size];
@@ -147,13 +152,16 @@ impl Decoder {
             .layers
             .iter()
             .enumerate()
-            .map(|(index, &layer)| DecoderLayer::load(&scope.at("layers").at(index), config, layer))
+            .map(|(index, &layer)| {
+                DecoderLayer::load(&scope.at("layers").at(index), config, (index, layer))
+            })
             .collect::<Result<_>>()?;
         let norm = scope.at("norm").norm(config.norm, config.hidden_size)?;
         Ok(Self {
             embed_tokens,
             layers,
             norm,
+            prompt: AdapterPrompt::new(prompt_shape(config)),
             config: Arc::clone(config),
             adapters: AdapterTable::default(),
         })
@@ -191,27 +199,23 @@ impl Decoder {
     ) -> Result<StepContext> {
         batch.check_vocab(self.config.vocab_size)?;
         pass.check(&self.adapters, batch.batch())?;
-        let (mut positions, mask) = match cache {
-            Some(cache) => {
-                let positions = cache.extend(batch)?;
-                (positions, causal_mask(cache.slots(), batch.seq()))
-            }
-            None => {
-                let mut slots = Slots::new(batch.batch());
-                let positions = slots.extend(batch);
-                (positions, causal_mask(&slots, batch.seq()))
-            }
-        };
+        let (device, dtype) = (self.device(), self.compute_dtype());
+        let Entry {
+            mut positions,
+            mask,
+            input,
+            prefix,
+        } = Entry::new(&self.prompt, batch, cache, pass, dtype)?;
         // Rows with the same positions share one row of the tables.
         let mut rows = batch.batch();
+        let width = positions.len() / rows;
         if positions
-            .chunks(batch.seq())
-            .all(|row| row == &positions[..batch.seq()])
+            .chunks(width)
+            .all(|row| row == &positions[..width])
         {
-            positions.truncate(batch.seq());
+            positions.truncate(width);
             rows = 1;
         }
-        let (device, dtype) = (self.device(), self.compute_dtype());
         let ropes = self
             .config
             .ropes
@@ -222,23 +226,41 @@ impl Decoder {
             ropes,
             mask,
             pass: pass.clone(),
+            input,
+            prefix,
         })
     }
 
-    /// The embeddings that enter the first layer.
+    /// What enters the first layer of a sequence that begins with `batch`: the vectors of virtual
+    /// tokens, if the pass has some, and the embeddings.
     ///
     /// # Shapes
-    /// - returns `[batch, seq, d_model]`
+    /// - returns `[batch, virtual + seq, d_model]`
     pub fn embed(&self, batch: &TokenBatch, pass: &AdapterPass) -> Tensor<3> {
+        let input = self.prompt.input(pass, batch.batch(), self.compute_dtype());
+        self.embed_behind(input, batch, pass)
+    }
+
+    fn embed_behind(
+        &self,
+        input: Option<Tensor<3>>,
+        batch: &TokenBatch,
+        pass: &AdapterPass,
+    ) -> Tensor<3> {
         let (ids, dtype) = (batch.input_ids(), self.compute_dtype());
         let hidden = self.embed_tokens.forward(ids, batch.batch(), dtype, pass);
-        scale(hidden, self.config.embedding_multiplier)
+        let factor = self.config.embedding_multiplier;
+        if self.config.multiplies_prompts {
+            scale(in_front(input, hidden), factor)
+        } else {
+            in_front(input, scale(hidden, factor))
+        }
     }
 
     /// Runs every layer and the final normalisation; see [`Tap`].
     ///
     /// # Shapes
-    /// - returns `[batch, seq, d_model]`
+    /// - returns `[batch, seq, d_model]`; the tap sees the states of virtual tokens in front
     ///
     /// # Errors
     /// Those of [`prepare`](Self::prepare).
@@ -250,17 +272,37 @@ impl Decoder {
         tap: Tap<'_>,
     ) -> Result<Tensor<3>> {
         let context = self.prepare(batch, cache.as_deref_mut(), pass)?;
-        let mut hidden = tap(0, self.embed(batch, pass));
+        let input = context.input.clone();
+        let mut hidden = tap(0, self.embed_behind(input, batch, pass));
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
             hidden = tap(index + 1, layer.forward(hidden, &context, cache));
         }
-        Ok(self.norm.forward(hidden, pass))
+        Ok(self.norm.forward(tokens_only(hidden, batch.seq()), pass))
+    }
+}
+
+/// What virtual tokens of a decoder must fit.
+fn prompt_shape(config: &DecoderConfig) -> PromptShape {
+    PromptShape {
+        num_layers: config.num_hidden_layers(),
+        hidden_size: config.hidden_size,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        embed_scale: match config.multiplies_prompts {
+            true => 1.0,
+            false => config.embedding_multiplier,
+        },
     }
 }
 
 impl DecoderLayer {
-    fn load(scope: &Scope<'_>, config: &Arc<DecoderConfig>, layer: LayerConfig) -> Result<Self> {
+    fn load(
+        scope: &Scope<'_>,
+        config: &Arc<DecoderConfig>,
+        (index, layer): (usize, LayerConfig),
+    ) -> Result<Self> {
         use BlockStyle::{Parallel, PostNorm, PreNorm, Sandwich};
         let norm = |name: &str, styles: &[BlockStyle]| {
             let has = styles.contains(&config.block);
@@ -270,6 +312,8 @@ impl DecoderLayer {
         Ok(Self {
             self_attn: Attention::load(&scope.at("self_attn"), config)?,
             feed_forward: FeedForward::load(scope, config)?,
+            self_attn_output: AdapterSublayer::new(Sublayer::Attention, config.hidden_size),
+            feed_forward_output: AdapterSublayer::new(Sublayer::FeedForward, config.hidden_size),
             input_layernorm: norm("input_layernorm", &[PreNorm, Sandwich, Parallel])?,
             post_attention_layernorm: norm(
                 "post_attention_layernorm",
@@ -279,6 +323,7 @@ impl DecoderLayer {
             post_feedforward_layernorm: norm("post_feedforward_layernorm", &[Sandwich, PostNorm])?,
             config: Arc::clone(config),
             layer,
+            index,
         })
     }
 
@@ -309,11 +354,23 @@ impl DecoderLayer {
         };
         let normed = normalised(&self.input_layernorm, hidden.clone());
         let shared = (style == BlockStyle::Parallel).then(|| normed.clone());
-        let attended = self.self_attn.forward(normed, context, self.layer, cache);
-        let hidden = add(hidden, normalised(after_attention, attended));
+        let pass = &context.pass;
+        let layer = (self.index, self.layer);
+        let attended = self
+            .self_attn
+            .forward(normed.clone(), context, layer, cache);
+        let attended = normalised(after_attention, attended);
+        let attended = self
+            .self_attn_output
+            .forward(&hidden, &normed, attended, pass);
+        let hidden = add(hidden, attended);
         let normed = shared.unwrap_or_else(|| normalised(before_mlp, hidden.clone()));
-        let fed = self.feed_forward.forward(normed, &context.pass);
-        add(hidden, normalised(&self.post_feedforward_layernorm, fed))
+        let fed = self.feed_forward.forward(normed.clone(), pass);
+        let fed = normalised(&self.post_feedforward_layernorm, fed);
+        let fed = self
+            .feed_forward_output
+            .forward(&hidden, &normed, fed, pass);
+        add(hidden, fed)
     }
 }
 
@@ -363,7 +420,7 @@ impl Attention {
         &self,
         hidden: Tensor<3>,
         context: &StepContext,
-        layer: LayerConfig,
+        (index, layer): (usize, LayerConfig),
         cache: Option<(usize, &mut KvCache)>,
     ) -> Tensor<3> {
         let config = &self.config;
@@ -376,6 +433,10 @@ impl Attention {
         if let Some(table) = layer.rope.and_then(|index| context.ropes.get(index)) {
             q = rope(q, table.cos.clone(), table.sin.clone());
             k = rope(k, table.cos.clone(), table.sin.clone());
+        }
+        if let Some(prefix) = &context.prefix {
+            let (keys, values) = prefix.layer(index);
+            (k, v) = (in_front_of_heads(keys, k), in_front_of_heads(values, v));
         }
         if let Some((index, cache)) = cache {
             (k, v) = cache.update(index, k, v);

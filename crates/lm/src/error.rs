@@ -32,6 +32,17 @@ pub enum Error {
     #[error(transparent)]
     Peft(#[from] flametune_peft::Error),
 
+    /// Several sequences in a row that also has virtual tokens.
+    #[error(
+        "row {row} holds a segment {segment}: virtual tokens need one sequence a row, in segment 1"
+    )]
+    PackedPrompt {
+        /// The row.
+        row: usize,
+        /// The segment.
+        segment: u32,
+    },
+
     /// A folder holds no weights that this crate knows how to read.
     #[error("{}: no weights found, looked for {}", folder.display(), looked_for.join(", "))]
     NoWeights {

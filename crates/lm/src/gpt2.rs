@@ -6,14 +6,16 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, activation};
 use flametune_kernels::attention;
 use flametune_peft::{
-    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm, TiedLinear,
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterPrompt, AdapterSublayer,
+    AdapterTable, Norm, PromptShape, Sublayer, TiedLinear,
 };
 
 use crate::batch::TokenBatch;
-use crate::cache::{KvCache, Slots};
+use crate::cache::KvCache;
 use crate::config::ConfigFile;
-use crate::decoder::{Tap, causal_mask};
+use crate::decoder::Tap;
 use crate::error::{Error, Result};
+use crate::virtual_tokens::{Entry, in_front, in_front_of_heads, tokens_only};
 use crate::weights::Scope;
 
 /// The configuration of GPT-2, under the names of its file.
@@ -116,6 +118,8 @@ pub struct Gpt2 {
     pub h: Vec<Gpt2Block>,
     /// The normalisation after the last layer.
     pub ln_f: AdapterNorm,
+    /// The virtual tokens of adapters.
+    pub prompt: AdapterPrompt,
     #[module(skip)]
     config: Arc<Gpt2Config>,
     #[module(skip)]
@@ -133,6 +137,10 @@ pub struct Gpt2Block {
     pub ln_2: AdapterNorm,
     /// The MLP.
     pub mlp: Gpt2Mlp,
+    /// Adapters between the attention and the residual stream.
+    pub attn_output: AdapterSublayer,
+    /// Adapters between the MLP and the residual stream.
+    pub mlp_output: AdapterSublayer,
 }
 
 /// Multi-head attention with query, key and value in one matrix.
@@ -233,6 +241,8 @@ impl Gpt2 {
                     c_fc: mlp.at("c_fc").conv1d(width, inner)?,
                     c_proj: mlp.at("c_proj").conv1d(inner, width)?,
                 },
+                attn_output: AdapterSublayer::new(Sublayer::Attention, width),
+                mlp_output: AdapterSublayer::new(Sublayer::FeedForward, width),
             })
         };
         Ok(Self {
@@ -240,6 +250,14 @@ impl Gpt2 {
             wpe: AdapterEmbedding::new(wpe),
             h: (0..config.n_layer).map(block).collect::<Result<_>>()?,
             ln_f: scope.at("ln_f").norm(norm, width)?,
+            prompt: AdapterPrompt::new(PromptShape {
+                num_layers: config.n_layer,
+                hidden_size: width,
+                num_attention_heads: config.n_head,
+                num_key_value_heads: config.n_head,
+                head_dim: width / config.n_head,
+                embed_scale: 1.0,
+            }),
             config: Arc::clone(config),
             adapters: AdapterTable::default(),
         })
@@ -279,35 +297,28 @@ impl Gpt2 {
     ) -> Result<Tensor<3>> {
         batch.check_vocab(self.config.vocab_size)?;
         pass.check(&self.adapters, batch.batch())?;
-        let (positions, mask) = match cache.as_deref_mut() {
-            Some(cache) => {
-                let positions = cache.extend(batch)?;
-                (positions, causal_mask(cache.slots(), batch.seq()))
-            }
-            None => {
-                let mut slots = Slots::new(batch.batch());
-                let positions = slots.extend(batch);
-                (positions, causal_mask(&slots, batch.seq()))
-            }
-        };
-        check_positions(&positions, self.config.n_positions)?;
         let dtype = self.compute_dtype();
+        let entry = Entry::new(&self.prompt, batch, cache.as_deref_mut(), pass, dtype)?;
+        let (positions, mask) = (&entry.positions, &entry.mask);
+        check_positions(positions, self.config.n_positions)?;
         let (ids, rows) = (batch.input_ids(), batch.batch());
-        let mut hidden = tap(
-            0,
-            self.wte.forward(ids, rows, dtype, pass)
-                + self.wpe.forward(&positions, rows, dtype, pass),
-        );
+        let embedded = in_front(entry.input, self.wte.forward(ids, rows, dtype, pass));
+        let mut hidden = tap(0, embedded + self.wpe.forward(positions, rows, dtype, pass));
         for (index, block) in self.h.iter().enumerate() {
             let normed = block.ln_1.forward(hidden.clone(), pass);
             let cache = cache.as_deref_mut().map(|cache| (index, cache));
-            hidden = hidden + block.attn.forward(normed, &mask, cache, pass);
+            let prefix = entry.prefix.as_ref().map(|prefix| prefix.layer(index));
+            let attended = block
+                .attn
+                .forward(normed.clone(), mask, (prefix, cache), pass);
+            hidden = hidden.clone() + block.attn_output.forward(&hidden, &normed, attended, pass);
             let normed = block.ln_2.forward(hidden.clone(), pass);
-            let inner = activation::gelu_approximate(block.mlp.c_fc.forward(normed, pass));
-            hidden = hidden + block.mlp.c_proj.forward(inner, pass);
+            let inner = activation::gelu_approximate(block.mlp.c_fc.forward(normed.clone(), pass));
+            let fed = block.mlp.c_proj.forward(inner, pass);
+            hidden = hidden.clone() + block.mlp_output.forward(&hidden, &normed, fed, pass);
             hidden = tap(index + 1, hidden);
         }
-        Ok(self.ln_f.forward(hidden, pass))
+        Ok(self.ln_f.forward(tokens_only(hidden, batch.seq()), pass))
     }
 }
 
@@ -336,12 +347,15 @@ pub(crate) fn check_positions(positions: &[u32], limit: usize) -> Result<()> {
     Ok(())
 }
 
+/// Keys and values, `[batch, heads, tokens, head_dim]`.
+type KeysValues = (Tensor<4>, Tensor<4>);
+
 impl Gpt2Attention {
     fn forward(
         &self,
         x: Tensor<3>,
         mask: &flametune_kernels::AttentionMask,
-        cache: Option<(usize, &mut KvCache)>,
+        (prefix, cache): (Option<KeysValues>, Option<(usize, &mut KvCache)>),
         pass: &AdapterPass,
     ) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
@@ -352,6 +366,9 @@ impl Gpt2Attention {
                 .swap_dims(1, 2)
         };
         let (q, mut k, mut v) = (part(0), part(1), part(2));
+        if let Some((keys, values)) = prefix {
+            (k, v) = (in_front_of_heads(keys, k), in_front_of_heads(values, v));
+        }
         if let Some((index, cache)) = cache {
             (k, v) = cache.update(index, k, v);
         }

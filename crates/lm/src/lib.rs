@@ -51,8 +51,10 @@ mod loss;
 mod model;
 mod names;
 mod options;
+mod passport;
 mod rope;
 mod slots;
+mod virtual_tokens;
 mod weights;
 
 pub use batch::{PADDING, TokenBatch};
@@ -82,6 +84,7 @@ pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Config, Gpt2Lm, Gpt2Mlp};
 pub use model::{CausalLm, Checkpoint};
 pub use names::{NamedTensor, named_tensors};
 pub use options::{LoadOptions, QuantizeOptions};
+pub use passport::base_digest;
 pub use rope::{RopeTable, inverse_frequencies};
 pub use weights::LoadProgress;
 

@@ -23,6 +23,7 @@ use crate::gpt2::{self, Gpt2Lm};
 use crate::linears;
 use crate::names::{NamedTensor, named_tensors, packed_tensors, quantization};
 use crate::options::LoadOptions;
+use crate::virtual_tokens::tokens_only;
 use crate::weights::{LoadProgress, Weights};
 
 /// A model on disk: its configuration and its tensors, nothing loaded yet.
@@ -242,6 +243,15 @@ impl CausalLm {
         }
     }
 
+    /// The most virtual tokens that a row of this pass has; they take positions, and slots of a
+    /// cache that makes room for them by itself.
+    pub fn virtual_tokens(&self, pass: &AdapterPass) -> usize {
+        match self {
+            Self::Decoder(lm) => lm.model.prompt.longest(pass),
+            Self::Gpt2(lm) => lm.transformer.prompt.longest(pass),
+        }
+    }
+
     /// Runs the model up to its head, with the adapters that `pass` chooses; with a cache the tokens
     /// continue those already in it.
     ///
@@ -277,7 +287,7 @@ impl CausalLm {
         }
     }
 
-    /// The embeddings and the output of every layer, the last one after the final normalisation,
+    /// The embeddings and the output of every layer at every token, the last one after the final normalisation,
     /// as transformers' `output_hidden_states` returns them.
     ///
     /// # Shapes
@@ -288,7 +298,7 @@ impl CausalLm {
     pub fn hidden_states(&self, batch: &TokenBatch, pass: &AdapterPass) -> Result<Vec<Tensor<3>>> {
         let mut states = Vec::with_capacity(self.num_layers() + 1);
         let last = self.forward_tapped(batch, None, pass, &mut |_, state| {
-            states.push(state.clone());
+            states.push(tokens_only(state.clone(), batch.seq()));
             state
         })?;
         states.pop();

@@ -9,6 +9,9 @@ use crate::feed_forward::FeedForward;
 use crate::gpt2::Gpt2Lm;
 use crate::model::CausalLm;
 
+/// The name of the place of virtual tokens, PEFT's.
+const PROMPT: &str = "prompt_encoder";
+
 type Visit<'a> = &'a mut dyn FnMut(Slot<'_>);
 
 impl Slots for CausalLm {
@@ -58,6 +61,7 @@ impl Slots for DecoderLm {
 }
 
 fn decoder(model: &mut Decoder, visit: Visit<'_>) {
+    visit(Slot::prompt(PROMPT, &mut model.prompt, &model.embed_tokens));
     visit(Slot::embedding(
         "model.embed_tokens",
         &mut model.embed_tokens,
@@ -83,6 +87,17 @@ fn decoder_layer(layer: &mut DecoderLayer, path: &str, visit: Visit<'_>) {
     }
     linear("o_proj", &mut attn.o_proj);
     feed_forward(&mut layer.feed_forward, path, visit);
+    let mlp = match layer.feed_forward {
+        FeedForward::Experts(_) => "block_sparse_moe",
+        _ => "mlp",
+    };
+    for (name, sublayer) in [
+        ("self_attn", &mut layer.self_attn_output),
+        (mlp, &mut layer.feed_forward_output),
+    ] {
+        let device = attn.o_proj.base_layer.device();
+        visit(Slot::sublayer(&format!("{path}.{name}"), sublayer, device));
+    }
     for (name, norm) in [
         ("self_attn.q_norm", &mut attn.q_norm),
         ("self_attn.k_norm", &mut attn.k_norm),
@@ -144,6 +159,8 @@ impl Slots for Gpt2Lm {
 
     fn visit_slots(&mut self, visit: Visit<'_>) {
         let model = &mut self.transformer;
+        let device = model.device();
+        visit(Slot::prompt(PROMPT, &mut model.prompt, &model.wte));
         visit(Slot::embedding("transformer.wte", &mut model.wte));
         visit(Slot::embedding("transformer.wpe", &mut model.wpe));
         for (index, block) in model.h.iter_mut().enumerate() {
@@ -154,6 +171,12 @@ impl Slots for Gpt2Lm {
             visit(Slot::norm(&at("ln_2"), &mut block.ln_2));
             visit(Slot::linear(&at("mlp.c_fc"), &mut block.mlp.c_fc));
             visit(Slot::linear(&at("mlp.c_proj"), &mut block.mlp.c_proj));
+            for (name, sublayer) in [
+                ("attn", &mut block.attn_output),
+                ("mlp", &mut block.mlp_output),
+            ] {
+                visit(Slot::sublayer(&at(name), sublayer, device.clone()));
+            }
         }
         visit(Slot::norm("transformer.ln_f", &mut model.ln_f));
         if let Some(head) = &mut self.lm_head {

@@ -29,7 +29,15 @@ impl ModuleVisitor for Norms<'_> {
         let Some(gradient) = param.val().grad(self.gradients) else {
             return;
         };
+        let is_part_of = |method: &str| self.field.iter().any(|name| name == method);
         let key = match self.field.last().map_or("", String::as_str) {
+            "lora_a" if is_part_of("AdaLora") => "lora_A",
+            "lora_b" if is_part_of("AdaLora") => "lora_B",
+            "lora_e" => "lora_E",
+            "hira_a" => "hira_A",
+            "hira_b" => "hira_B",
+            "Columns" | "Squares" => "miss_block",
+            "weight" if is_part_of("LnTuning") => "ln_tuning_layers.weight",
             "lora_a" => "lora_A.weight",
             "lora_b" => "lora_B.weight",
             "lora_bias" => "lora_B.bias",
@@ -67,6 +75,7 @@ pub(crate) fn adapter_norms(
             SlotModule::Embedding(table) => table.weight.visit(&mut norms),
             SlotModule::Norm(norm) => norm.weight.visit(&mut norms),
             SlotModule::Vector(vector) => vector.visit(&mut norms),
+            SlotModule::Prompt(_) | SlotModule::Sublayer(_) => {}
         }
         assert_eq!(
             norms.found.len(),
@@ -87,6 +96,16 @@ pub(crate) fn adapter_norms(
             }
             SlotModule::Norm(norm) => {
                 for part in norm.adapters.iter().filter(|part| part.name == name) {
+                    part.visit(&mut norms);
+                }
+            }
+            SlotModule::Prompt(prompt) => {
+                for part in prompt.adapters.iter().filter(|part| part.name == name) {
+                    part.visit(&mut norms);
+                }
+            }
+            SlotModule::Sublayer(sublayer) => {
+                for part in sublayer.adapters.iter().filter(|part| part.name == name) {
                     part.visit(&mut norms);
                 }
             }

@@ -7,11 +7,14 @@
     reason = "tests fail by panicking and say loudly what they skip"
 )]
 
+mod adapter_methods;
 mod adapters;
 mod bad_input;
 mod behaviour;
+mod bottleneck;
 mod golden;
 mod gradients;
 mod models;
 mod quantized;
 mod saving;
+mod virtual_tokens;

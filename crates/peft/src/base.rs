@@ -56,3 +56,12 @@ pub(crate) fn with_weight(
 pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
+
+/// The input in a dtype that parameters multiply with: wider stays, narrower is widened.
+pub(crate) fn meet<const D: usize>(x: Tensor<D>, param: DType) -> Tensor<D> {
+    if x.dtype() == DType::F32 {
+        x
+    } else {
+        cast(x, param)
+    }
+}

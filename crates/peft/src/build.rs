@@ -3,9 +3,11 @@
 use burn::tensor::Tensor;
 use flametune_quant::BaseLinear;
 
-use crate::config::PeftConfig;
+use crate::bias::BiasMode;
+use crate::bottleneck::{BottleneckAdapter, SublayerSlot};
+use crate::config::CommonConfig;
 use crate::error::{Error, Result};
-use crate::lora::{BiasMode, LoraBuilder};
+use crate::prompt::{PromptMethod, PromptSlot};
 use crate::random::text_key;
 use crate::slots::{EmbeddingMethod, LinearMethod, NormMethod};
 use crate::targets::Targeting;
@@ -17,6 +19,8 @@ pub(crate) struct Site<'a> {
     pub(crate) path: &'a str,
     /// The seed of the whole adapter.
     pub(crate) seed: u64,
+    /// Whether it is the embedding of the model's input.
+    pub(crate) is_input: bool,
 }
 
 impl Site<'_> {
@@ -24,6 +28,64 @@ impl Site<'_> {
     pub(crate) fn keys(&self) -> (u64, u64) {
         (self.seed, text_key(self.path))
     }
+}
+
+/// The modules of a model, as a method sees them before it is put into any.
+#[derive(Debug, Clone)]
+pub(crate) struct Modules<'a> {
+    /// Those that were chosen.
+    pub(crate) adapted: Vec<Adapted<'a>>,
+    /// The names of all embeddings.
+    pub(crate) embeddings: Vec<&'a str>,
+}
+
+impl<'a> Modules<'a> {
+    /// The names of those that were chosen.
+    pub(crate) fn adapted_paths(&self) -> Vec<&'a str> {
+        self.adapted.iter().map(|module| module.path).collect()
+    }
+}
+
+/// A module that was chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Adapted<'a> {
+    /// Its name.
+    pub(crate) path: &'a str,
+    /// `[d_out, d_in]` of a linear layer.
+    pub(crate) shape: Option<[usize; 2]>,
+}
+
+/// What the configuration of a method says.
+pub(crate) trait MethodConfig {
+    /// The fields that every method has.
+    fn common(&self) -> &CommonConfig;
+
+    /// The same, to be changed.
+    fn common_mut(&mut self) -> &mut CommonConfig;
+
+    /// Checks everything that can be checked without a model.
+    fn validate(&self) -> Result<()>;
+
+    /// What chooses the modules.
+    fn targeting(&self) -> Targeting<'_>;
+
+    /// Whether the embedding of the input is adapted when no module is named.
+    fn targets_input(&self) -> bool {
+        false
+    }
+
+    /// Which biases of the base are trained.
+    fn bias(&self) -> BiasMode {
+        BiasMode::None
+    }
+
+    /// Whether the file carries the base of embeddings and heads that are named.
+    fn stores_base(&self) -> bool {
+        true
+    }
+
+    /// What builds the parts.
+    fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>>;
 }
 
 /// What a method must offer to be put into slots; kinds of modules that it cannot adapt keep the
@@ -44,6 +106,12 @@ pub(crate) trait Build {
         Err(self.unsupported(site, "an embedding"))
     }
 
+    /// A part that goes on an embedding beside what `target_modules` says.
+    fn beside(&self, site: &Site<'_>, weight: &Tensor<2>) -> Result<Option<EmbeddingMethod>> {
+        let _ = (site, weight);
+        Ok(None)
+    }
+
     /// The part for a normalisation with this scale and shift.
     fn norm(
         &self,
@@ -55,6 +123,22 @@ pub(crate) trait Build {
         Err(self.unsupported(site, "a normalisation"))
     }
 
+    /// The virtual tokens, of methods that have some.
+    fn prompt(&self, site: &Site<'_>, slot: &PromptSlot<'_>) -> Result<Option<PromptMethod>> {
+        let _ = (site, slot);
+        Ok(None)
+    }
+
+    /// The part on a sublayer, of methods that have one there.
+    fn sublayer(
+        &self,
+        site: &Site<'_>,
+        slot: &SublayerSlot<'_>,
+    ) -> Result<Option<BottleneckAdapter>> {
+        let _ = (site, slot);
+        Ok(None)
+    }
+
     /// The error for a module of a kind that the method cannot adapt.
     fn unsupported(&self, site: &Site<'_>, kind: &'static str) -> Error {
         Error::UnsupportedModule {
@@ -62,28 +146,5 @@ pub(crate) trait Build {
             module: site.path.to_owned(),
             kind,
         }
-    }
-}
-
-impl PeftConfig {
-    /// What chooses the modules.
-    pub(crate) fn targeting(&self) -> Targeting<'_> {
-        match self {
-            Self::Lora(config) => config.targeting(),
-        }
-    }
-
-    /// Which biases of the base are trained.
-    pub(crate) fn bias(&self) -> BiasMode {
-        match self {
-            Self::Lora(config) => config.bias,
-        }
-    }
-
-    /// What builds the parts, for the modules that were chosen.
-    pub(crate) fn builder(&self, adapted: &[&str]) -> Result<Box<dyn Build + '_>> {
-        Ok(match self {
-            Self::Lora(config) => Box::new(LoraBuilder::new(config, adapted)?),
-        })
     }
 }

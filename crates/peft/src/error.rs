@@ -137,6 +137,24 @@ pub enum Error {
         got: usize,
     },
 
+    /// Two adapters with virtual tokens for the same rows.
+    #[error(
+        "adapters `{first}` and `{second}` both have virtual tokens, and a row takes one of them"
+    )]
+    SeveralPrompts {
+        /// One adapter.
+        first: String,
+        /// The other.
+        second: String,
+    },
+
+    /// A method that needs a place that the model does not have.
+    #[error("the model has no place for {method}")]
+    NoPlace {
+        /// The method.
+        method: &'static str,
+    },
+
     /// An adapter that is merged into the base cannot be chosen apart from it.
     #[error("adapter `{name}` is merged into the base, unmerge it first")]
     Merged {
@@ -223,6 +241,17 @@ pub enum Error {
         value: f64,
     },
 
+    /// A tensor that the file holds twice, and differently.
+    #[error(
+        "{}: `{tensor}` differs from the embedding's, whose matrix the module uses", file.display()
+    )]
+    TiedTensors {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        file: PathBuf,
+    },
+
     /// The file carries base weights that are not those of the model.
     #[error("{}: `{tensor}` differs from the model's: the adapter belongs to another base", file.display())]
     OtherBase {
@@ -230,6 +259,15 @@ pub enum Error {
         tensor: String,
         /// The file.
         file: PathBuf,
+    },
+
+    /// The passport names other base weights than those at hand.
+    #[error("the adapter belongs to another base: its weights have digest {expected}, got {got}")]
+    ForeignBase {
+        /// The digest in the passport.
+        expected: String,
+        /// The digest of the base at hand.
+        got: String,
     },
 
     /// Adapters that cannot be combined as asked.

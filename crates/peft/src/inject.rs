@@ -3,10 +3,10 @@
 use flametune_quant::BaseLinear;
 
 use crate::base;
-use crate::build::{Build, Site};
+use crate::bias::BiasMode;
+use crate::build::{Adapted, Build, Modules, Site};
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
-use crate::lora::BiasMode;
 use crate::report::{TrainableReport, report};
 use crate::slots::{
     AdapterEmbedding, AdapterNorm, BaseRef, BiasLinear, BiasNorm, EmbeddingMethod, LinearMethod,
@@ -24,39 +24,69 @@ use crate::targets::{Candidate, Choice, choose, no_match};
 /// [`Error::InvalidName`] and [`Error::NameTaken`] for the name, [`Error::NoMatch`] for names and
 /// patterns that match no module, [`Error::UnsupportedModule`] for modules that the method cannot
 /// adapt, [`Error::Merged`] while another adapter is merged into the base, and those of
-/// [`PeftConfig::validate`]. The model is then as it was.
+/// [`PeftConfig::validate`]. [`Error::NoPlace`] for a method with places of its own that the model
+/// lacks. The model is then as it was.
 pub fn inject<M: Slots>(model: &mut M, name: &str, config: &PeftConfig, seed: u64) -> Result<()> {
     config.validate()?;
     model.adapters().check_new(name)?;
     check_not_merged(model)?;
+    let config = &resolved(model, config)?;
     let modules = candidates(model);
-    let targeting = config.targeting();
-    let choices = choose(&targeting, &modules)?;
-    let paths = |choice: Choice| -> Vec<&str> {
-        let chosen = modules.iter().zip(&choices).filter(|(_, c)| **c == choice);
-        chosen.map(|(module, _)| module.path.as_str()).collect()
-    };
-    let adapted = paths(Choice::Adapted);
-    if adapted.is_empty() && paths(Choice::Saved).is_empty() {
+    let method = config.method();
+    let mut choices = choose(&method.targeting(), &modules)?;
+    let input = modules.iter().position(|module| module.is_embedding);
+    if let Some(choice) = input
+        .filter(|_| method.targets_input())
+        .map(|at| &mut choices[at])
+    {
+        *choice = Choice::Adapted;
+    }
+    let untouched = choices.iter().all(|choice| *choice == Choice::Untouched);
+    if untouched && !config.has_own_places() {
         let all: Vec<&str> = modules.iter().map(|module| module.path.as_str()).collect();
         return Err(no_match("target_modules", "", &all));
     }
-    let builder = config.builder(&adapted)?;
+    let builder = method.builder(&Modules {
+        adapted: modules
+            .iter()
+            .zip(&choices)
+            .filter(|(_, choice)| **choice == Choice::Adapted)
+            .map(|(module, _)| Adapted {
+                path: &module.path,
+                shape: module.linear,
+            })
+            .collect(),
+        embeddings: modules
+            .iter()
+            .filter(|module| module.is_embedding)
+            .map(|module| module.path.as_str())
+            .collect(),
+    })?;
     let mut placing = Placing {
         name,
         builder: builder.as_ref(),
-        bias: config.bias(),
+        bias: method.bias(),
+        input: input.map(|at| modules[at].path.as_str()),
         seed,
         trainable: !config.common().inference_mode,
+        found_own_place: false,
     };
     let mut choices = choices.iter();
     let mut outcome = Ok(());
     model.visit_slots(&mut |slot| {
-        let choice = choices.next().copied().unwrap_or(Choice::Untouched);
+        let choice = match slot.module.is_named() {
+            true => choices.next().copied().unwrap_or(Choice::Untouched),
+            false => Choice::Untouched,
+        };
         if outcome.is_ok() {
             outcome = placing.place(slot, choice);
         }
     });
+    if config.has_own_places() && !placing.found_own_place {
+        outcome = outcome.and(Err(Error::NoPlace {
+            method: builder.method(),
+        }));
+    }
     if let Err(error) = outcome {
         take_out(model, name);
         return Err(error);
@@ -66,6 +96,18 @@ pub fn inject<M: Slots>(model: &mut M, name: &str, config: &PeftConfig, seed: u6
     let trainable = placing.trainable;
     each_named(model, name, trainable);
     Ok(())
+}
+
+/// The configuration with what it leaves to the model filled in.
+fn resolved<M: Slots>(model: &mut M, config: &PeftConfig) -> Result<PeftConfig> {
+    let mut config = config.clone();
+    let mut outcome = Ok(());
+    model.visit_slots(&mut |slot| {
+        if let (SlotModule::Prompt(prompt), Ok(())) = (slot.module, &outcome) {
+            outcome = config.resolve_shape(&prompt.shape);
+        }
+    });
+    outcome.map(|()| config)
 }
 
 /// The modules that a configuration would adapt, and with how many parameters: a dry run of
@@ -108,6 +150,8 @@ pub fn rename<M: Slots>(model: &mut M, from: &str, to: &str) -> Result<()> {
         SlotModule::Linear(linear) => rename_in(linear.adapters, from, to),
         SlotModule::Embedding(embedding) => rename_in(&mut embedding.adapters, from, to),
         SlotModule::Norm(norm) => rename_in(&mut norm.adapters, from, to),
+        SlotModule::Prompt(prompt) => rename_in(prompt.adapters, from, to),
+        SlotModule::Sublayer(sublayer) => rename_in(sublayer.adapters, from, to),
         SlotModule::Vector(_) => {}
     });
     Ok(())
@@ -144,6 +188,8 @@ pub(crate) fn each_named<M: Slots>(model: &mut M, name: &str, trainable: bool) {
         SlotModule::Linear(linear) => set_slot_trainable(linear.adapters, name, trainable),
         SlotModule::Embedding(table) => set_slot_trainable(&mut table.adapters, name, trainable),
         SlotModule::Norm(norm) => set_slot_trainable(&mut norm.adapters, name, trainable),
+        SlotModule::Prompt(prompt) => set_slot_trainable(prompt.adapters, name, trainable),
+        SlotModule::Sublayer(sublayer) => set_slot_trainable(sublayer.adapters, name, trainable),
         SlotModule::Vector(_) => {}
     });
 }
@@ -154,6 +200,8 @@ pub(crate) fn take_out<M: Slots>(model: &mut M, name: &str) {
         SlotModule::Linear(linear) => linear.adapters.retain(|adapter| adapter.name != name),
         SlotModule::Embedding(table) => table.adapters.retain(|adapter| adapter.name != name),
         SlotModule::Norm(norm) => norm.adapters.retain(|adapter| adapter.name != name),
+        SlotModule::Prompt(prompt) => prompt.adapters.retain(|adapter| adapter.name != name),
+        SlotModule::Sublayer(sublayer) => sublayer.adapters.retain(|adapter| adapter.name != name),
         SlotModule::Vector(_) => {}
     });
 }
@@ -171,6 +219,7 @@ fn freeze_base(slot: &mut Slot<'_>) {
             freeze(&mut norm.bias);
         }
         SlotModule::Vector(vector) => freeze(*vector),
+        SlotModule::Prompt(_) | SlotModule::Sublayer(_) => {}
     }
 }
 
@@ -198,10 +247,20 @@ fn check_unmerged<M: Slots>(model: &M, name: &str) -> Result<()> {
 fn candidates<M: Slots>(model: &mut M) -> Vec<Candidate> {
     let mut found = Vec::new();
     model.visit_slots(&mut |slot| {
+        if !slot.module.is_named() {
+            return;
+        }
         found.push(Candidate {
             path: slot.path.to_owned(),
             role: slot.role,
-            is_linear: matches!(slot.module, SlotModule::Linear(_)),
+            linear: match &slot.module {
+                SlotModule::Linear(linear) => {
+                    let base = linear.base.get();
+                    Some([base.d_out(), base.d_in()])
+                }
+                _ => None,
+            },
+            is_embedding: matches!(slot.module, SlotModule::Embedding(_)),
         });
     });
     found
@@ -211,8 +270,12 @@ struct Placing<'a> {
     name: &'a str,
     builder: &'a dyn Build,
     bias: BiasMode,
+    /// The embedding of the input.
+    input: Option<&'a str>,
     seed: u64,
     trainable: bool,
+    /// Whether a place that no configuration names took a part.
+    found_own_place: bool,
 }
 
 impl Placing<'_> {
@@ -220,11 +283,24 @@ impl Placing<'_> {
         let site = Site {
             path: slot.path,
             seed: self.seed,
+            is_input: self.input == Some(slot.path),
         };
         match slot.module {
             SlotModule::Linear(mut linear) => self.linear(&site, &mut linear, choice),
             SlotModule::Embedding(table) => self.embedding(&site, table, choice),
             SlotModule::Norm(norm) => self.norm(&site, norm, choice),
+            SlotModule::Prompt(prompt) => {
+                let part = self.builder.prompt(&site, &prompt)?;
+                self.found_own_place |= part.is_some();
+                prompt.adapters.extend(part.map(|part| self.named(part)));
+                Ok(())
+            }
+            SlotModule::Sublayer(sublayer) => {
+                let part = self.builder.sublayer(&site, &sublayer)?;
+                self.found_own_place |= part.is_some();
+                sublayer.adapters.extend(part.map(|part| self.named(part)));
+                Ok(())
+            }
             SlotModule::Vector(_) if choice != Choice::Untouched => {
                 Err(self.builder.unsupported(&site, "a single vector"))
             }
@@ -274,12 +350,14 @@ impl Placing<'_> {
         choice: Choice,
     ) -> Result<()> {
         let weight = table.weight.val();
+        let beside = self.builder.beside(site, &weight)?;
         let method = match choice {
-            Choice::Untouched => return Ok(()),
-            Choice::Adapted => self.builder.embedding(site, &weight)?,
-            Choice::Saved => EmbeddingMethod::Saved(SavedEmbedding::of(weight)),
+            Choice::Untouched => None,
+            Choice::Adapted => Some(self.builder.embedding(site, &weight)?),
+            Choice::Saved => Some(EmbeddingMethod::Saved(SavedEmbedding::of(weight))),
         };
-        table.adapters.push(self.named(method));
+        let methods = method.into_iter().chain(beside);
+        table.adapters.extend(methods.map(|part| self.named(part)));
         Ok(())
     }
 

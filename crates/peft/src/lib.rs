@@ -21,7 +21,10 @@
 //!
 //! - [`AdapterLinear`], [`AdapterEmbedding`], [`AdapterNorm`]: the places where adapters attach;
 //!   [`Slots`]: a model that has them
-//! - [`PeftConfig`], [`LoraConfig`]: `adapter_config.json`; [`TargetModules`]: which modules
+//! - [`PeftConfig`]: `adapter_config.json`; [`TargetModules`]: which modules
+//! - [`LoraConfig`], [`AdaLoraConfig`], [`VeraConfig`], [`LoHaConfig`], [`LoKrConfig`],
+//!   [`MissConfig`], [`HiraConfig`], [`Ia3Config`], [`LnTuningConfig`], [`TrainableTokensConfig`]:
+//!   the methods; [`AdaLoraAllocator`]: the ranks of AdaLoRA during training
 //! - [`inject`], [`resolve`], [`remove`], [`rename`], [`set_trainable`], [`report`]
 //! - [`load_adapter`], [`save_adapter`]: PEFT's folders
 //! - [`merge`], [`unmerge`], [`merge_and_unload`]: into the base weights, with the measured error
@@ -30,9 +33,9 @@
 //!
 //! # A new method
 //!
-//! A method is a folder with its configuration, its modules and what builds them. It joins by a
-//! variant of [`PeftConfig`], a variant of [`LinearMethod`], [`EmbeddingMethod`] or
-//! [`NormMethod`] for each kind of slot that it adapts, and an arm in `build.rs`.
+//! A method is a folder with its configuration (`MethodConfig`), its modules and what builds them
+//! (`Build`). It joins by a line in the list of `config.rs` and a variant of [`LinearMethod`],
+//! [`EmbeddingMethod`] or [`NormMethod`] for each kind of slot that it adapts.
 //!
 //! Not here: models, training loops, the choice of an adapter for a request.
 
@@ -46,15 +49,28 @@
     )
 )]
 
+mod adalora;
 mod base;
+mod bias;
+mod bottleneck;
 mod build;
+mod check;
 mod combine;
 mod config;
 mod error;
 mod files;
+mod hira;
+mod ia3;
 mod inject;
+mod ln_tuning;
+mod loha;
+mod lokr;
 mod lora;
+mod lycoris;
 mod merge;
+mod miss;
+mod passport;
+mod prompt;
 mod random;
 mod report;
 mod selection;
@@ -63,17 +79,41 @@ mod svd;
 mod table;
 mod targets;
 mod tensors;
+mod trainable_tokens;
+mod vera;
 
+pub use adalora::{
+    AdaLoraAllocator, AdaLoraConfig, AdaLoraLinear, BudgetSchedule, orthogonal_penalty,
+};
+pub use bias::BiasMode;
+pub use bottleneck::{
+    AdapterSublayer, BottleneckAdapter, BottleneckConfig, NonLinearity, Sublayer, SublayerSlot,
+};
 pub use combine::{CombinationType, CombineOptions, MajoritySign, add_weighted_adapter};
 pub use config::{CommonConfig, PeftConfig};
 pub use error::{Error, Result};
-pub use files::{adapter_tensors, load_adapter, read_config, save_adapter};
+pub use files::{adapter_tensors, convert_adapter, load_adapter, read_config, save_adapter};
+pub use hira::{HiraConfig, HiraLinear, InitHiraWeights};
+pub use ia3::{Ia3Config, Ia3Linear};
 pub use inject::{inject, remove, rename, resolve, set_trainable};
+pub use ln_tuning::{LnTuningConfig, LnTuningNorm};
+pub use loha::{LoHaConfig, LoHaLinear};
+pub use lokr::{InitLokrWeights, LoKrConfig, LoKrLinear};
 pub use lora::{
-    BiasMode, InitLoraWeights, LoraConfig, LoraEmbedding, LoraLinear, LoraPlusConfig,
-    LoraPlusGroup, lora_plus_groups,
+    InitLoraWeights, LoraConfig, LoraEmbedding, LoraLinear, LoraPlusConfig, LoraPlusGroup,
+    lora_plus_groups,
 };
 pub use merge::{MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, unmerge};
+pub use miss::{InitMissWeights, MissBlock, MissConfig, MissLinear};
+pub use passport::{
+    BaseDigest, Facts, PASSPORT_FILE, Passport, PassportWarning, Probe, sha256_hex,
+};
+pub use prompt::{
+    AdapterPrompt, PrefixInit, PrefixKeysValues, PrefixTuningConfig, PromptEncoder,
+    PromptEncoderConfig, PromptEncoderReparameterizationType, PromptMethod, PromptPlace,
+    PromptShape, PromptSlot, PromptTuningConfig, PromptTuningInit, VirtualTokenConfig,
+    VirtualTokens,
+};
 pub use report::{ModuleRow, TrainableReport, report};
 pub use selection::{AdapterPass, AdapterSelection, DropoutKey};
 pub use slots::{
@@ -83,3 +123,5 @@ pub use slots::{
 };
 pub use table::{AdapterTable, check_name};
 pub use targets::{OneOrMany, TargetModules};
+pub use trainable_tokens::{TokenIndices, TrainableTokens, TrainableTokensConfig};
+pub use vera::{VeraConfig, VeraLinear};

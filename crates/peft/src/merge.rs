@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use burn::module::Param;
+use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{DType, Tensor};
 use flametune_quant::BaseLinear;
 
@@ -10,7 +10,8 @@ use crate::base::{self, cast};
 use crate::error::{Error, Result};
 use crate::inject::take_out;
 use crate::slots::{
-    AdapterEmbedding, AdapterNorm, BaseRef, DeltaLinear, LinearSlot, SlotModule, Slots, freeze,
+    AdapterEmbedding, AdapterNorm, BaseRef, DeltaLinear, LinearSlot, NamedAdapter, SlotModule,
+    Slots, freeze,
 };
 
 /// What merging may cost.
@@ -100,6 +101,8 @@ pub fn merge<M: Slots>(
             SlotModule::Embedding(table) => merging.embedding(slot.path, table),
             SlotModule::Norm(norm) => merging.norm(slot.path, norm),
             SlotModule::Vector(_) => Ok(()),
+            SlotModule::Prompt(prompt) => merging.unmergeable(slot.path, prompt.adapters),
+            SlotModule::Sublayer(sublayer) => merging.unmergeable(slot.path, sublayer.adapters),
         };
     });
     let report = merging.report;
@@ -142,7 +145,7 @@ pub fn merge_and_unload<M: Slots>(
         }
         SlotModule::Embedding(table) => table.unmerged = None,
         SlotModule::Norm(norm) => norm.unmerged = None,
-        SlotModule::Vector(_) => {}
+        SlotModule::Vector(_) | SlotModule::Prompt(_) | SlotModule::Sublayer(_) => {}
     });
     Ok(report)
 }
@@ -161,7 +164,10 @@ fn restore<M: Slots>(model: &mut M) {
                     .for_each(|part| part.method.refresh(base));
             }
         }
-        SlotModule::Linear(_) | SlotModule::Vector(_) => {}
+        SlotModule::Linear(_)
+        | SlotModule::Vector(_)
+        | SlotModule::Prompt(_)
+        | SlotModule::Sublayer(_) => {}
         SlotModule::Embedding(table) => {
             if let Some(old) = table.unmerged.take() {
                 table.weight = frozen(old.clone());
@@ -270,6 +276,22 @@ impl Merging<'_> {
             .iter_mut()
             .for_each(|part| part.method.refresh(&merged));
         Ok(())
+    }
+
+    /// Refuses adapters on a place that has no weight of its own.
+    fn unmergeable<M>(&self, path: &str, parts: &[NamedAdapter<M>]) -> Result<()>
+    where
+        M: Module + ModuleDisplay,
+    {
+        let chosen = |part: &&NamedAdapter<M>| self.names.contains(&part.name.as_str());
+        match parts.iter().find(chosen) {
+            None => Ok(()),
+            Some(part) => Err(Error::Unmergeable {
+                name: part.name.clone(),
+                module: path.to_owned(),
+                reason: "what it adds is no change of a weight",
+            }),
+        }
     }
 
     fn norm(&mut self, path: &str, norm: &mut AdapterNorm) -> Result<()> {

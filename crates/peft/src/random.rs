@@ -22,6 +22,11 @@ impl Stream {
         Self(key)
     }
 
+    /// The number that chooses the table.
+    pub(crate) fn key(self) -> u64 {
+        self.0
+    }
+
     /// The number at `index`, all 64 bits random (Steele et al. 2014, `SplitMix64`, whose state
     /// after `index` steps is a product).
     pub(crate) fn bits(self, index: u64) -> u64 {
@@ -64,6 +69,17 @@ impl Stream {
         place: (&Device, DType),
     ) -> Tensor<D> {
         Self::tensor(shape, place, |i| (2.0 * self.uniform(i) - 1.0) * bound)
+    }
+
+    /// A matrix of numbers in `±1/√columns`: He's initialisation with slope `√5`, which torch's linear
+    /// layers use.
+    ///
+    /// # Source
+    /// - He et al. 2015, arXiv:1502.01852, eq. (14) with `a = √5`
+    pub(crate) fn kaiming_uniform(self, shape: [usize; 2], place: (&Device, DType)) -> Tensor<2> {
+        #[expect(clippy::cast_precision_loss, reason = "widths are small")]
+        let bound = 1.0 / (shape[1] as f64).sqrt();
+        self.uniform_tensor(shape, bound, place)
     }
 
     /// A tensor of normal numbers with mean zero.

@@ -107,6 +107,8 @@ pub fn report<M: Slots>(model: &M) -> TrainableReport {
             counted.base(params, params * norm.weight.dtype().size());
             counted.parts(slot.path, &norm.adapters);
         }
+        SlotModule::Prompt(prompt) => counted.parts(slot.path, prompt.adapters),
+        SlotModule::Sublayer(sublayer) => counted.parts(slot.path, sublayer.adapters),
         SlotModule::Vector(vector) => {
             let params = vector.dims()[0];
             counted.base(params, params * vector.dtype().size());

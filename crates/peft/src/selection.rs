@@ -1,8 +1,10 @@
 //! Which adapters take part in a forward pass: data, not state of the model.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData};
+use flametune_kernels::LoraDropout;
 
 use crate::error::{Error, Result};
 use crate::random::Stream;
@@ -131,12 +133,26 @@ impl AdapterPass {
     /// Checks the names against a model's adapters, and the number of rows against the batch's.
     ///
     /// # Errors
-    /// [`Error::UnknownAdapter`], [`Error::Merged`], [`Error::RowCount`].
+    /// [`Error::UnknownAdapter`], [`Error::Merged`], [`Error::RowCount`],
+    /// [`Error::SeveralPrompts`].
     pub fn check(&self, table: &AdapterTable, batch: usize) -> Result<()> {
         for name in self.names() {
             table.config(name)?;
             if table.merged().contains(name) {
                 return Err(Error::Merged { name: name.clone() });
+            }
+        }
+        if let Chosen::All(names) = &self.chosen {
+            let mut prompts = names.iter().filter(|name| {
+                table
+                    .config(name)
+                    .is_ok_and(|config| config.has_virtual_tokens())
+            });
+            if let (Some(first), Some(second)) = (prompts.next(), prompts.next()) {
+                return Err(Error::SeveralPrompts {
+                    first: first.clone(),
+                    second: second.clone(),
+                });
             }
         }
         match &self.chosen {
@@ -145,6 +161,24 @@ impl AdapterPass {
                 got: rows.len(),
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// For each of `batch` rows the first of its adapters for which `find` has something.
+    pub(crate) fn find_rows<T: Copy>(
+        &self,
+        batch: usize,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Vec<Option<T>> {
+        match &self.chosen {
+            Chosen::None => vec![None; batch],
+            Chosen::All(names) => vec![names.iter().find_map(|name| find(name)); batch],
+            Chosen::PerRow { names, rows } => {
+                let found: Vec<Option<T>> = names.iter().map(|name| find(name)).collect();
+                rows.iter()
+                    .map(|row| row.and_then(|at| found[at]))
+                    .collect()
+            }
         }
     }
 
@@ -181,6 +215,67 @@ impl AdapterPass {
         }
     }
 
+    /// The names of the adapters that each row uses of those that reach a module, if they differ:
+    /// groups of neighbouring or scattered rows, each with at most one name.
+    fn groups(&self, has: impl Fn(&str) -> bool) -> Option<Vec<(Option<&str>, Vec<usize>)>> {
+        let Chosen::PerRow { names, rows } = &self.chosen else {
+            return None;
+        };
+        // An adapter that does not reach this module leaves its rows to the base.
+        let mut groups: Vec<(Option<&str>, Vec<usize>)> = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            let name = row
+                .map(|name| names[name].as_str())
+                .filter(|name| has(name));
+            match groups.iter_mut().find(|group| group.0 == name) {
+                Some(group) => group.1.push(index),
+                None => groups.push((name, vec![index])),
+            }
+        }
+        Some(groups)
+    }
+
+    /// The adapters of those that reach a module, each with the ranges of matrix rows that use
+    /// it; `rows` matrix rows in all. Nothing when one row uses several.
+    #[expect(clippy::type_complexity, reason = "a list of names and ranges")]
+    pub(crate) fn segments(
+        &self,
+        has: impl Fn(&str) -> bool,
+        rows: usize,
+        each: usize,
+    ) -> Option<Vec<(&str, Vec<Range<usize>>)>> {
+        if let Some(groups) = self.groups(&has) {
+            let ranges = |rows: Vec<usize>| {
+                let mut ranges: Vec<Range<usize>> = Vec::new();
+                for row in rows {
+                    let (first, end) = (row * each, (row + 1) * each);
+                    match ranges.last_mut() {
+                        Some(last) if last.end == first => last.end = end,
+                        _ => ranges.push(first..end),
+                    }
+                }
+                ranges
+            };
+            let adapted = groups.into_iter();
+            return Some(
+                adapted
+                    .filter_map(|(name, rows)| Some((name?, ranges(rows))))
+                    .collect(),
+            );
+        }
+        let here: Vec<&str> = self
+            .names()
+            .iter()
+            .map(String::as_str)
+            .filter(|name| has(name))
+            .collect();
+        match here.as_slice() {
+            [] => Some(Vec::new()),
+            [name] => Some(vec![(name, std::iter::once(0..rows).collect())]),
+            _ => None,
+        }
+    }
+
     /// Runs one module: `whole` when all rows use the same adapters, `part` for each group of
     /// rows that share one, and puts the groups' outputs back into the order of the rows.
     ///
@@ -192,38 +287,17 @@ impl AdapterPass {
         whole: impl FnOnce(&[&str]) -> Tensor<2>,
         mut part: impl FnMut(Option<&str>, &RowSet) -> Tensor<2>,
     ) -> Tensor<2> {
-        let (names, rows) = match &self.chosen {
-            Chosen::None => return whole(&[]),
-            Chosen::All(names) => {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                return whole(
-                    &names
-                        .into_iter()
-                        .filter(|name| has(name))
-                        .collect::<Vec<_>>(),
-                );
-            }
-            Chosen::PerRow { names, rows } => (names, rows),
+        let Some(groups) = self.groups(&has) else {
+            let names = self.names().iter().map(String::as_str);
+            return whole(&names.filter(|name| has(name)).collect::<Vec<_>>());
         };
-        // An adapter that does not reach this module leaves its rows to the base.
-        let here = |row: &Option<usize>| row.filter(|&name| has(&names[name]));
-        let mut groups: Vec<(Option<usize>, Vec<usize>)> = Vec::new();
-        for (index, row) in rows.iter().enumerate() {
-            let name = here(row);
-            match groups.iter_mut().find(|group| group.0 == name) {
-                Some(group) => group.1.push(index),
-                None => groups.push((name, vec![index])),
-            }
-        }
         if let [(name, _)] = groups.as_slice() {
-            let name: Vec<&str> = name.iter().map(|&name| names[name].as_str()).collect();
-            return whole(&name);
+            return whole(name.as_slice());
         }
-        let mut order = Vec::with_capacity(rows.len() * each);
+        let mut order = Vec::new();
         let mut outputs = Vec::with_capacity(groups.len());
         for (name, rows) in groups {
             let rows = RowSet::new(&rows, each);
-            let name = name.map(|name| names[name].as_str());
             outputs.push(part(name, &rows));
             order.extend(rows.0);
         }
@@ -272,7 +346,7 @@ impl RowSet {
 }
 
 /// The dropout of one module in one pass.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Dropout<'a> {
     pub(crate) key: Option<DropoutKey>,
     /// The rows of the whole batch that the module sees now; all of them when absent.
@@ -285,33 +359,27 @@ impl Dropout<'_> {
         self.key.is_some() && p > 0.0
     }
 
-    /// Zeroes each number with probability `p` and divides the others by `1 - p`; `module` chooses
-    /// the random numbers of the module.
-    ///
-    /// # Source
-    /// - Srivastava et al. 2014, Dropout, JMLR 15, §4 (scaled in training, as torch does)
+    /// A number in `[0, 1)` of a module in this pass, the same for all rows; nothing outside of
+    /// training.
+    pub(crate) fn draw(&self, module: u64, index: u64) -> Option<f64> {
+        let key = self.key?;
+        Some(Stream::new(&[key.seed, key.step, module]).uniform(index))
+    }
+
+    /// The dropout as the kernels know it, if there is any; `module` chooses the random numbers
+    /// of the module.
+    pub(crate) fn kernel(&self, p: f64, module: u64) -> Option<LoraDropout> {
+        let DropoutKey { seed, step } = self.key.filter(|_| p > 0.0)?;
+        let key = Stream::new(&[seed, step, module]).key();
+        Some(LoraDropout { p, key })
+    }
+
+    /// Zeroes each number with probability `p` and divides the others by `1 - p`.
     pub(crate) fn apply(&self, x: Tensor<2>, p: f64, module: u64) -> Tensor<2> {
-        let Some(key) = self.key.filter(|_| p > 0.0) else {
-            return x;
-        };
-        let stream = Stream::new(&[key.seed, key.step, module]);
-        let [rows, width] = x.dims();
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
-        let scale = (1.0 / (1.0 - p)) as f32;
-        let mut mask = Vec::with_capacity(rows * width);
-        for row in 0..rows {
-            let row = self.rows.map_or(row, |set| set.0[row]);
-            let begin = (row * width) as u64;
-            mask.extend((begin..begin + width as u64).map(|element| {
-                if stream.uniform(element) < p {
-                    0.0
-                } else {
-                    scale
-                }
-            }));
+        match self.kernel(p, module) {
+            Some(dropout) => dropout.apply(x, self.rows.map(|set| set.0.as_slice())),
+            None => x,
         }
-        let place = (&x.device(), x.dtype());
-        x * Tensor::from_data(TensorData::new(mask, [rows, width]), place)
     }
 }
 

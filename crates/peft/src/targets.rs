@@ -76,7 +76,7 @@ impl<T> OneOrMany<T> {
 }
 
 /// The part of a configuration that chooses modules.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Targeting<'a> {
     pub(crate) target_modules: Option<&'a TargetModules>,
     pub(crate) exclude_modules: Option<&'a TargetModules>,
@@ -87,12 +87,26 @@ pub(crate) struct Targeting<'a> {
     pub(crate) optional_heads: &'static [&'static str],
 }
 
+impl Targeting<'_> {
+    /// For methods that have places of their own.
+    pub(crate) const NOTHING: Self = Self {
+        target_modules: None,
+        exclude_modules: None,
+        layers_to_transform: None,
+        layers_pattern: None,
+        modules_to_save: &[],
+        optional_heads: &[],
+    };
+}
+
 /// A module that may be chosen.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) path: String,
     pub(crate) role: SlotRole,
-    pub(crate) is_linear: bool,
+    /// `[d_out, d_in]` of a linear layer.
+    pub(crate) linear: Option<[usize; 2]>,
+    pub(crate) is_embedding: bool,
 }
 
 /// What a module is to an adapter.
@@ -121,7 +135,7 @@ pub(crate) fn choose(targeting: &Targeting<'_>, modules: &[Candidate]) -> Result
 }
 
 /// Whether `path` is `name`, or ends with it after a dot.
-fn is_end(path: &str, name: &str) -> bool {
+pub(crate) fn is_end(path: &str, name: &str) -> bool {
     path.strip_suffix(name)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -149,7 +163,7 @@ impl<'a> Names<'a> {
         match self {
             Self::List(names) => names.iter().any(|name| is_end(&module.path, name)),
             Self::Whole(pattern) => pattern.is_match(&module.path),
-            Self::AllLinear => module.is_linear && module.role == SlotRole::Inner,
+            Self::AllLinear => module.linear.is_some() && module.role == SlotRole::Inner,
             Self::Nothing => false,
         }
     }

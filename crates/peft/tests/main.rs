@@ -9,6 +9,9 @@
 #[macro_use]
 mod suite;
 mod bad_input;
+mod bottleneck;
+mod burn_lora;
 mod lora;
+mod methods;
 mod sets;
 mod tiny;

@@ -97,6 +97,7 @@ pub(crate) fn gradients_only_where_they_belong(config: &PeftConfig) {
             SlotModule::Embedding(table) => table.weight.visit(f),
             SlotModule::Norm(norm) => (norm.weight.visit(f), norm.bias.visit(f)).0,
             SlotModule::Vector(vector) => vector.visit(f),
+            SlotModule::Prompt(_) | SlotModule::Sublayer(_) => {}
         });
         assert_eq!(base.0, 0, "the base of {} has gradients", slot.path);
         let parts: Vec<(String, (usize, usize))> = match slot.module {
@@ -115,7 +116,12 @@ pub(crate) fn gradients_only_where_they_belong(config: &PeftConfig) {
                 .iter()
                 .map(|part| (part.name.clone(), found(&|f| part.visit(f))))
                 .collect(),
-            SlotModule::Vector(_) => Vec::new(),
+            SlotModule::Sublayer(sublayer) => sublayer
+                .adapters
+                .iter()
+                .map(|part| (part.name.clone(), found(&|f| part.visit(f))))
+                .collect(),
+            SlotModule::Prompt(_) | SlotModule::Vector(_) => Vec::new(),
         };
         for (name, (with, without)) in parts {
             match name.as_str() {
@@ -262,6 +268,24 @@ pub(crate) fn dropout_is_a_function_of_seed_and_step(config: &PeftConfig) {
     }
 }
 
+pub(crate) fn works_over_packed_weights(config: &PeftConfig) {
+    let (mut packed, mut unpacked) = cpu(DType::F32).packed_and_unpacked();
+    for model in [&mut packed, &mut unpacked] {
+        inject(model, "a", config, 1).unwrap();
+        model.disturb("a", 0.3, 100);
+    }
+    let expected = unpacked.values(&one("a"));
+    let got = packed.values(&one("a"));
+    // The same numbers in both, summed in another order.
+    assert_close(&got, &expected, tolerance(), "over packed weights");
+    merge(&mut packed, &["a"], &MergeOptions::default()).unwrap();
+    let merged = packed.values(&base());
+    let tolerance = Tolerance::rel_abs(1e-4, 1e-4);
+    assert_close(&merged, &expected, tolerance, "merged into packed weights");
+    unmerge(&mut packed);
+    assert_eq!(packed.values(&one("a")), got);
+}
+
 /// Stamps the tests of one method.
 macro_rules! adapter_suite {
     ($name:ident, $config:expr, $params:expr) => {
@@ -273,6 +297,27 @@ macro_rules! adapter_suite {
                 gradients_only_where_they_belong,
                 merged_equals_unmerged,
                 unmerge_restores,
+                two_adapters_switch_independently,
+                disabled_equals_base,
+                mixed_batch_equals_separate_runs,
+                saving_and_loading_keeps_everything,
+                dropout_is_a_function_of_seed_and_step,
+                works_over_packed_weights,
+            );
+
+            #[test]
+            fn parameter_count_equals_the_formula() {
+                crate::suite::parameter_count_equals_the_formula(&$config().into(), $params);
+            }
+        }
+    };
+    (unmergeable $name:ident, $config:expr, $params:expr) => {
+        mod $name {
+            use super::*;
+
+            adapter_suite!(@each $config,
+                init_is_identity,
+                gradients_only_where_they_belong,
                 two_adapters_switch_independently,
                 disabled_equals_base,
                 mixed_batch_equals_separate_runs,

@@ -3,10 +3,10 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use flametune_peft::{
-    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterTable, Norm, Slot,
-    SlotModule, Slots,
+    AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterSublayer, AdapterTable,
+    BaseRef, LinearSlot, Norm, Slot, SlotModule, Slots, Sublayer,
 };
-use flametune_quant::{BaseLinear, DenseLinear};
+use flametune_quant::{BaseLinear, DenseLinear, QuantConfig, QuantLinear, WeightDtype};
 
 pub(crate) const VOCAB: usize = 12;
 pub(crate) const WIDTH: usize = 8;
@@ -29,6 +29,7 @@ pub(crate) struct Block {
     up_proj: AdapterLinear,
     gate_proj: AdapterLinear,
     down_proj: AdapterLinear,
+    output: AdapterSublayer,
 }
 
 impl Slots for Tiny {
@@ -51,6 +52,8 @@ impl Slots for Tiny {
             visit(Slot::linear(&at("up_proj"), &mut block.up_proj));
             visit(Slot::linear(&at("gate_proj"), &mut block.gate_proj));
             visit(Slot::linear(&at("down_proj"), &mut block.down_proj));
+            let device = block.down_proj.base_layer.device();
+            visit(Slot::sublayer(&at("mlp"), &mut block.output, device));
         }
         visit(Slot::norm("norm", &mut self.norm));
         visit(Slot::head("lm_head", &mut self.lm_head));
@@ -101,6 +104,7 @@ impl Tiny {
             up_proj: linear(WIDTH, INNER, true, salt + 2),
             gate_proj: linear(WIDTH, INNER, false, salt + 4),
             down_proj: linear(INNER, WIDTH, true, salt + 6),
+            output: AdapterSublayer::new(Sublayer::FeedForward, WIDTH),
         };
         Self {
             embed_tokens: AdapterEmbedding::new(tensor([VOCAB, WIDTH], 1, (device, dtype))),
@@ -109,6 +113,47 @@ impl Tiny {
             lm_head: linear(WIDTH, VOCAB, false, 40),
             adapters: AdapterTable::default(),
         }
+    }
+
+    /// The same model over NF4, and over the numbers that its codes stand for.
+    pub(crate) fn packed_and_unpacked(self) -> (Self, Self) {
+        let (mut packed, mut unpacked) = (self.clone(), self);
+        packed.visit_slots(&mut |slot| {
+            if let SlotModule::Linear(LinearSlot {
+                base: BaseRef::Own(base),
+                ..
+            }) = slot.module
+            {
+                let BaseLinear::Dense(dense) = &*base else {
+                    panic!("dense")
+                };
+                let config = QuantConfig {
+                    dtype: WeightDtype::F32,
+                    ..QuantConfig::default()
+                };
+                let quant = QuantLinear::quantize(dense, config).unwrap();
+                *base = BaseLinear::Quant(quant);
+            }
+        });
+        let mut weights = Vec::new();
+        packed.visit_slots(&mut |slot| {
+            if let SlotModule::Linear(linear) = slot.module {
+                let base = linear.base.get();
+                let weight = Param::from_tensor(base.dense_weight());
+                weights.push(DenseLinear::new(weight, base.bias().cloned()));
+            }
+        });
+        let mut weights = weights.into_iter();
+        unpacked.visit_slots(&mut |slot| {
+            if let SlotModule::Linear(LinearSlot {
+                base: BaseRef::Own(base),
+                ..
+            }) = slot.module
+            {
+                *base = BaseLinear::Dense(weights.next().unwrap());
+            }
+        });
+        (packed, unpacked)
     }
 
     /// Logits `[batch, seq, vocab]` of ids that differ in every place.
@@ -121,8 +166,9 @@ impl Tiny {
         for block in &self.layers {
             let x = block.input_layernorm.forward(h.clone(), pass);
             let up = block.up_proj.forward(x.clone(), pass);
-            let inner = (up * block.gate_proj.forward(x, pass)).tanh();
-            h = h + block.down_proj.forward(inner, pass);
+            let inner = (up * block.gate_proj.forward(x.clone(), pass)).tanh();
+            let fed = block.down_proj.forward(inner, pass);
+            h = h.clone() + block.output.forward(&h, &x, fed, pass);
         }
         self.lm_head.forward(self.norm.forward(h, pass), pass)
     }
@@ -151,7 +197,16 @@ impl Tiny {
                     part.method = part.method.clone().map(&mut noise);
                 }
             }
-            SlotModule::Vector(_) => {}
+            SlotModule::Sublayer(sublayer) => {
+                for part in sublayer
+                    .adapters
+                    .iter_mut()
+                    .filter(|part| part.name == name)
+                {
+                    part.method = part.method.clone().map(&mut noise);
+                }
+            }
+            SlotModule::Prompt(_) | SlotModule::Vector(_) => {}
         });
     }
 }

@@ -105,6 +105,9 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     /// The factor on embeddings.
     pub embedding_multiplier: f64,
+    /// Whether the model multiplies vectors in front of the embeddings as well (Granite); in Gemma
+    /// the factor is the embedding's own.
+    pub multiplies_prompts: bool,
     /// The factor on what a block adds to the residual stream.
     pub residual_multiplier: f64,
     /// The factor on attention scores.
@@ -190,6 +193,7 @@ impl DecoderConfig {
             } else {
                 file.f64_or("embedding_multiplier", 1.0)?
             },
+            multiplies_prompts: !gemma,
             residual_multiplier: file.f64_or("residual_multiplier", 1.0)?,
             attention_multiplier: read_attention_multiplier(file, family, head_dim)?,
             logits_scaling: positive(file, "logits_scaling", file.f64_or("logits_scaling", 1.0)?)?,

@@ -1,5 +1,6 @@
 //! Arithmetic with adapters: new ones from several old ones.
 
+mod ia3;
 mod options;
 mod prune;
 mod weighted;

@@ -1,4 +1,4 @@
-//! A new LoRA adapter as a weighted combination of others.
+//! A new adapter as a weighted combination of others.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
 use faer::Mat;
 
+use super::ia3;
 use super::options::{CombinationType, CombineOptions};
 use super::prune::combine;
 use crate::config::PeftConfig;
@@ -17,7 +18,11 @@ use crate::slots::{EmbeddingMethod, LinearMethod, PartRole, SlotMethod, SlotModu
 use crate::svd::{best_factors, to_device, to_host};
 use crate::targets::TargetModules;
 
-/// Adds the adapter `name`, a weighted combination of LoRA adapters, frozen.
+/// Adds the adapter `name`, a weighted combination of LoRA adapters or of (IA)³ adapters, frozen.
+///
+/// Of (IA)³ adapters [`CombinationType::Linear`] sums the gains as PEFT does, and
+/// [`CombinationType::Cat`] sums how they differ from one, so that a weight of −1 negates an
+/// adapter. Other ways are for LoRA, to which the rest applies.
 ///
 /// Its scaling is 1: the scalings of the others are in its factors. It sits on every module that one
 /// of them adapts. A weight of −1 with [`CombinationType::Cat`] negates an adapter, and weights
@@ -41,6 +46,11 @@ pub fn add_weighted_adapter<M: Slots>(
     name: &str,
     options: &CombineOptions,
 ) -> Result<()> {
+    if let Some((first, _)) = adapters.first()
+        && let PeftConfig::Ia3(_) = model.adapters().config(first)?.as_ref()
+    {
+        return ia3::add_weighted(model, adapters, name, options);
+    }
     let plan = Plan::new(model, adapters, options)?;
     let config = plan.config(model, adapters)?;
     inject(model, name, &PeftConfig::Lora(config), 0)?;
@@ -68,7 +78,7 @@ pub fn add_weighted_adapter<M: Slots>(
                         }
                     }
                 }
-                SlotModule::Norm(_) | SlotModule::Vector(_) => {}
+                _ => {}
             });
     });
     if let Err(error) = outcome {
@@ -339,7 +349,7 @@ fn collect<M: Slots>(
                 SlotModule::Norm(norm) => {
                     copied |= norm.adapters.iter().any(|part| part.name == name);
                 }
-                SlotModule::Vector(_) => {}
+                _ => {}
             }
             if copied && copies.is_none() {
                 copies = Some(format!("`{name}` has a copy of `{}`", slot.path));

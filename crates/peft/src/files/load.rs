@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{BASE_WEIGHT, CONFIG_FILE, PREFIX, WEIGHTS_FILE};
+use super::{BASE_WEIGHT, CONFIG_FILE, PREFIX, SHARED_PREFIX, WEIGHTS_FILE};
 use crate::base;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::inject::{each_named, inject, remove};
-use crate::slots::{NamedAdapter, SlotMethod, SlotModule, Slots};
-use crate::tensors;
+use crate::prompt::{PROMPT_EMBEDDINGS, PromptMethod};
+use crate::slots::{
+    BaseRef, EmbeddingAdapter, LinearMethod, NamedAdapter, SharedTensor, SlotMethod, SlotModule,
+    Slots,
+};
+use crate::tensors::{self, AdapterTensor};
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|source| Error::Io {
         path: path.to_owned(),
         source,
@@ -48,15 +52,21 @@ pub fn read_config(folder: impl AsRef<Path>) -> Result<PeftConfig> {
 /// - [`Error::InvalidSafetensors`] for a broken or truncated file
 /// - [`Error::MissingTensor`], [`Error::UnexpectedTensors`], [`Error::ShapeMismatch`],
 ///   [`Error::UnsupportedDtype`], [`Error::NotFinite`] for its tensors
+/// - [`Error::TiedTensors`] when trained rows differ under the modules that share them
 /// - [`Error::OtherBase`] when the file carries base weights other than the model's
 ///
 /// The model's adapters are then as they were.
 pub fn load_adapter<M: Slots>(model: &mut M, name: &str, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
-    let config = read_config(folder)?;
+    let mut config = read_config(folder)?;
     let file = folder.join(WEIGHTS_FILE);
     let bytes = read_file(&file)?;
     let mut stored = Stored::read(&bytes, file)?;
+    if config.has_virtual_tokens() {
+        // The file holds the table that the encoder made, and the encoder is gone.
+        config.common_mut().inference_mode = true;
+        stored.check_rows(config.num_virtual_tokens())?;
+    }
     inject(model, name, &config, 0)?;
     let filled = fill(model, name, &mut stored).and_then(|()| stored.finish());
     if let Err(error) = filled {
@@ -69,6 +79,8 @@ pub fn load_adapter<M: Slots>(model: &mut M, name: &str, folder: impl AsRef<Path
 
 fn fill<M: Slots>(model: &mut M, name: &str, stored: &mut Stored) -> Result<()> {
     let mut outcome = Ok(());
+    let mut tied_heads = Vec::new();
+    let mut tokens = None;
     model.visit_slots(&mut |slot| {
         if outcome.is_err() {
             return;
@@ -76,34 +88,54 @@ fn fill<M: Slots>(model: &mut M, name: &str, stored: &mut Stored) -> Result<()> 
         let path = slot.path;
         outcome = match slot.module {
             SlotModule::Linear(linear) => {
+                if matches!(linear.base, BaseRef::Tied(_)) {
+                    tied_heads.push(path.to_owned());
+                }
                 let base = linear.base.get();
                 stored
-                    .fill(path, name, linear.adapters, |method| method.refresh(base))
+                    .share(name, linear.adapters)
+                    .and_then(|()| {
+                        stored.fill(path, name, linear.adapters, |method| method.refresh(base))
+                    })
                     .and_then(|()| stored.check_base(path, || base::dense_weight(base).into_data()))
             }
             SlotModule::Embedding(table) => {
                 let weight = table.weight.val();
-                stored
+                let filled = stored
                     .fill(path, name, &mut table.adapters, |method| {
                         method.refresh(&weight)
                     })
-                    .and_then(|()| stored.check_base(path, || weight.clone().into_data()))
+                    .and_then(|()| stored.check_base(path, || weight.clone().into_data()));
+                if let Some(found) = table.tokens(name) {
+                    tokens = tensors::list(found, found.tensor_names()).pop();
+                }
+                filled
             }
             SlotModule::Norm(norm) => stored.fill(path, name, &mut norm.adapters, |_| ()),
+            SlotModule::Sublayer(sublayer) => stored.fill(path, name, sublayer.adapters, |_| ()),
+            SlotModule::Prompt(prompt) => stored.fill_prompt(name, prompt.adapters),
             SlotModule::Vector(_) => Ok(()),
         };
     });
-    outcome
+    outcome?;
+    match tokens {
+        Some(tokens) => tied_heads
+            .iter()
+            .try_for_each(|path| stored.check_tokens(path, &tokens)),
+        None => Ok(()),
+    }
 }
 
 /// The tensors of a file that have not found their place yet.
-struct Stored {
+pub(super) struct Stored {
     file: PathBuf,
-    tensors: BTreeMap<String, TensorData>,
+    pub(super) tensors: BTreeMap<String, TensorData>,
+    /// Those that all parts have in common.
+    shared: BTreeMap<&'static str, Tensor<2>>,
 }
 
 impl Stored {
-    fn read(bytes: &[u8], file: PathBuf) -> Result<Self> {
+    pub(super) fn read(bytes: &[u8], file: PathBuf) -> Result<Self> {
         let parsed =
             SafeTensors::deserialize(bytes).map_err(|source| Error::InvalidSafetensors {
                 file: file.clone(),
@@ -129,7 +161,11 @@ impl Stored {
             }
             tensors.insert(name.to_owned(), data);
         }
-        Ok(Self { file, tensors })
+        Ok(Self {
+            file,
+            tensors,
+            shared: BTreeMap::new(),
+        })
     }
 
     /// Takes a tensor of the given shape.
@@ -166,6 +202,69 @@ impl Stored {
                 self.take(&format!("{PREFIX}{path}.{key}"), shape)
             })?;
             refresh(&mut part.method);
+        }
+        Ok(())
+    }
+
+    /// Gives the parts of an adapter in one slot the tensors that all parts have in common.
+    fn share(&mut self, name: &str, parts: &mut [NamedAdapter<LinearMethod>]) -> Result<()> {
+        for part in parts.iter_mut().filter(|part| part.name == name) {
+            for SharedTensor { key, tensor } in part.method.shared() {
+                let whole = match self.shared.get(key) {
+                    Some(whole) => whole.clone(),
+                    None => {
+                        let data = self.take(&format!("{SHARED_PREFIX}{key}"), &tensor.dims())?;
+                        let place = (&tensor.device(), data.dtype());
+                        Tensor::from_data(data, place)
+                    }
+                };
+                self.shared.insert(key, whole.clone());
+                *tensor = whole.to_device(&tensor.device());
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the trained rows under a head that uses them with those of the embedding.
+    fn check_tokens(&mut self, path: &str, tokens: &AdapterTensor) -> Result<()> {
+        let name = format!("{PREFIX}{path}.{}", tokens.key);
+        if self.tensors.contains_key(&name) && self.take(&name, &tokens.shape)? != tokens.data() {
+            return Err(Error::TiedTensors {
+                tensor: name,
+                file: self.file.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks the number of virtual tokens before room is made for them.
+    fn check_rows(&self, rows: usize) -> Result<()> {
+        match self
+            .tensors
+            .get(PROMPT_EMBEDDINGS)
+            .map(|data| data.shape().to_vec())
+        {
+            Some(shape) if shape.len() == 2 && shape[0] != rows => Err(Error::ShapeMismatch {
+                tensor: PROMPT_EMBEDDINGS.to_owned(),
+                file: self.file.clone(),
+                expected: vec![rows, shape[1]],
+                got: shape,
+            }),
+            Some(_) => Ok(()),
+            None => Err(Error::MissingTensor {
+                name: PROMPT_EMBEDDINGS.to_owned(),
+                file: self.file.clone(),
+            }),
+        }
+    }
+
+    /// Fills the table of virtual tokens.
+    fn fill_prompt(&mut self, name: &str, parts: &mut [NamedAdapter<PromptMethod>]) -> Result<()> {
+        for part in parts.iter_mut().filter(|part| part.name == name) {
+            let old = part.method.embeddings();
+            let data = self.take(PROMPT_EMBEDDINGS, &old.dims())?;
+            let place = (&old.device(), data.dtype());
+            part.method.set_embeddings(Tensor::from_data(data, place));
         }
         Ok(())
     }
@@ -208,7 +307,7 @@ fn dtype(stored: Dtype) -> Option<DType> {
     }
 }
 
-fn first_not_finite(data: &TensorData) -> Option<(usize, f64)> {
+pub(super) fn first_not_finite(data: &TensorData) -> Option<(usize, f64)> {
     data.iter::<f64>()
         .enumerate()
         .find(|(_, value)| !value.is_finite())

@@ -13,13 +13,13 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
 
 /// Files under temporary names; those that are not published disappear again.
 #[derive(Debug, Default)]
-pub(super) struct PendingFiles {
+pub(crate) struct PendingFiles {
     files: Vec<(PathBuf, PathBuf)>,
 }
 
 impl PendingFiles {
     /// Writes a file under a temporary name beside its target, and brings it to the disk.
-    pub(super) fn write(&mut self, target: PathBuf, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, target: PathBuf, bytes: &[u8]) -> Result<()> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let temporary = target.with_file_name(format!(".{name}.partial"));
         self.files.push((temporary.clone(), target));
@@ -30,7 +30,7 @@ impl PendingFiles {
     }
 
     /// Renames all files to their targets, in the order in which they were written.
-    pub(super) fn publish(mut self, folder: &Path) -> Result<()> {
+    pub(crate) fn publish(mut self, folder: &Path) -> Result<()> {
         for (temporary, target) in std::mem::take(&mut self.files) {
             fs::rename(&temporary, &target).map_err(io(&target))?;
         }

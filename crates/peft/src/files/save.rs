@@ -9,13 +9,17 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::pair::PendingFiles;
-use super::{BASE_WEIGHT, CONFIG_FILE, EMBEDDING_LAYER_NAMES, PREFIX, WEIGHTS_FILE};
+use super::{BASE_WEIGHT, CONFIG_FILE, EMBEDDING_LAYER_NAMES, PREFIX, SHARED_PREFIX, WEIGHTS_FILE};
 use crate::base;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
-use crate::slots::{NamedAdapter, PartRole, SlotMethod, SlotModule, SlotRole, Slots};
+use crate::prompt::PROMPT_EMBEDDINGS;
+use crate::slots::{
+    BaseRef, EmbeddingAdapter, NamedAdapter, PartRole, SharedTensor, SlotMethod, SlotModule,
+    SlotRole, Slots,
+};
 use crate::targets::{TargetModules, compile};
-use crate::tensors;
+use crate::tensors::{self, AdapterTensor};
 
 /// The parameters of an adapter under the keys of PEFT's file.
 ///
@@ -27,9 +31,17 @@ pub fn adapter_tensors<M: Slots>(model: &M, name: &str) -> Result<BTreeMap<Strin
     let mut list = List {
         name,
         found: BTreeMap::new(),
+        tied_heads: Vec::new(),
+        tokens: None,
     };
     model.clone().visit_slots(&mut |slot| match slot.module {
         SlotModule::Linear(linear) => {
+            if matches!(linear.base, BaseRef::Tied(_)) {
+                list.tied_heads.push(slot.path.to_owned());
+            }
+            for part in linear.adapters.iter_mut().filter(|part| part.name == name) {
+                list.shared(part.method.shared());
+            }
             let adapted = list.parts(slot.path, linear.adapters);
             if adapted && slot.role == SlotRole::Head && stores_base(slot.path) {
                 let weight = base::dense_weight(linear.base.get());
@@ -37,6 +49,9 @@ pub fn adapter_tensors<M: Slots>(model: &M, name: &str) -> Result<BTreeMap<Strin
             }
         }
         SlotModule::Embedding(table) => {
+            if let Some(tokens) = table.tokens(name) {
+                list.tokens = tensors::list(tokens, tokens.tensor_names()).pop();
+            }
             if list.parts(slot.path, &table.adapters) && stores_base(slot.path) {
                 list.add(slot.path, BASE_WEIGHT, table.weight.val().into_data());
             }
@@ -44,14 +59,33 @@ pub fn adapter_tensors<M: Slots>(model: &M, name: &str) -> Result<BTreeMap<Strin
         SlotModule::Norm(norm) => {
             list.parts(slot.path, &norm.adapters);
         }
+        SlotModule::Prompt(prompt) => {
+            for part in prompt.adapters.iter().filter(|part| part.name == name) {
+                let table = part.method.embeddings().into_data();
+                list.found.insert(PROMPT_EMBEDDINGS.to_owned(), table);
+            }
+        }
+        SlotModule::Sublayer(sublayer) => {
+            list.parts(slot.path, sublayer.adapters);
+        }
         SlotModule::Vector(_) => {}
     });
+    // PEFT lists trained rows under every module that uses them.
+    if let Some(tokens) = list.tokens.take() {
+        for path in std::mem::take(&mut list.tied_heads) {
+            list.add(&path, tokens.key, tokens.data());
+        }
+    }
     Ok(list.found)
 }
 
 struct List<'a> {
     name: &'a str,
     found: BTreeMap<String, TensorData>,
+    /// Heads that multiply with the matrix of the embedding.
+    tied_heads: Vec<String>,
+    /// Trained rows of the embedding.
+    tokens: Option<AdapterTensor>,
 }
 
 impl List<'_> {
@@ -59,12 +93,21 @@ impl List<'_> {
         self.found.insert(format!("{PREFIX}{path}.{key}"), data);
     }
 
+    fn shared(&mut self, tensors: Vec<SharedTensor<'_>>) {
+        for SharedTensor { key, tensor } in tensors {
+            self.found
+                .entry(format!("{SHARED_PREFIX}{key}"))
+                .or_insert_with(|| tensor.clone().into_data());
+        }
+    }
+
     /// Lists the parts of the adapter in one slot; returns whether one adds to the base.
     fn parts<M: SlotMethod>(&mut self, path: &str, parts: &[NamedAdapter<M>]) -> bool {
         let mut adapted = false;
         for part in parts.iter().filter(|part| part.name == self.name) {
             adapted |= part.method.info().role == PartRole::Adapter;
-            for tensor in tensors::list(&part.method, part.method.tensor_names()) {
+            let method = part.method.stored();
+            for tensor in tensors::list(&method, method.tensor_names()) {
                 let key = format!("{PREFIX}{path}.{}", tensor.key);
                 self.found.insert(key, tensor.data());
             }
@@ -80,7 +123,9 @@ fn names_embedding(config: &PeftConfig) -> Result<impl Fn(&str) -> bool + use<>>
         let end = path.rsplit('.').next().unwrap_or(path);
         EMBEDDING_LAYER_NAMES.contains(&end)
     };
-    let (literal, pattern) = match config.targeting().target_modules {
+    let method = config.method();
+    let targets = method.targeting().target_modules;
+    let (literal, pattern) = match targets.filter(|_| method.stores_base()) {
         Some(TargetModules::List(names)) => (
             names
                 .iter()
@@ -114,7 +159,16 @@ pub fn save_adapter<M: Slots>(model: &M, name: &str, folder: impl AsRef<Path>) -
     // As PEFT: an adapter on disk is for use, and training it again is asked for explicitly.
     config.common_mut().inference_mode = true;
     let tensors = adapter_tensors(model, name)?;
-    let weights = encode(&folder.join(WEIGHTS_FILE), &tensors)?;
+    write(folder, &config, &tensors)
+}
+
+/// Writes both files.
+pub(super) fn write(
+    folder: &Path,
+    config: &PeftConfig,
+    tensors: &BTreeMap<String, TensorData>,
+) -> Result<()> {
+    let weights = encode(&folder.join(WEIGHTS_FILE), tensors)?;
     let text = format!("{:#}", config.to_json());
     fs::create_dir_all(folder).map_err(|source| Error::Io {
         path: folder.to_owned(),

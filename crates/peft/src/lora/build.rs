@@ -4,10 +4,11 @@ use burn::tensor::Tensor;
 use flametune_quant::BaseLinear;
 
 use super::{LoraConfig, LoraEmbedding, LoraLinear};
-use crate::build::{Build, Site};
+use crate::build::{Build, Modules, Site};
 use crate::error::{Error, Result};
 use crate::slots::{EmbeddingMethod, LinearMethod};
 use crate::targets::Patterns;
+use crate::trainable_tokens::TrainableTokens;
 
 /// Builds the parts of one adapter.
 pub(crate) struct LoraBuilder<'a> {
@@ -17,7 +18,11 @@ pub(crate) struct LoraBuilder<'a> {
 }
 
 impl<'a> LoraBuilder<'a> {
-    pub(crate) fn new(config: &'a LoraConfig, adapted: &[&str]) -> Result<Self> {
+    pub(crate) fn new(config: &'a LoraConfig, modules: &Modules<'_>) -> Result<Self> {
+        let adapted = &modules.adapted_paths();
+        if let Some(tokens) = &config.trainable_token_indices {
+            tokens.check("trainable_token_indices", &modules.embeddings)?;
+        }
         let ranks = Patterns::new("rank_pattern", &config.rank_pattern)?;
         let alphas = Patterns::new("alpha_pattern", &config.alpha_pattern)?;
         ranks.check("rank_pattern", &config.rank_pattern, adapted)?;
@@ -70,4 +75,24 @@ impl Build for LoraBuilder<'_> {
             site.keys(),
         )))
     }
+
+    fn beside(&self, site: &Site<'_>, weight: &Tensor<2>) -> Result<Option<EmbeddingMethod>> {
+        beside_lora(self.config, site, weight)
+    }
+}
+
+/// The trained rows of an embedding beside LoRA.
+pub(crate) fn beside_lora(
+    config: &LoraConfig,
+    site: &Site<'_>,
+    weight: &Tensor<2>,
+) -> Result<Option<EmbeddingMethod>> {
+    let tokens = config.trainable_token_indices.as_ref();
+    let Some(indices) = tokens.and_then(|tokens| tokens.of(site.path, site.is_input)) else {
+        return Ok(None);
+    };
+    let tokens = TrainableTokens::of(weight, indices, "trainable_token_indices")?;
+    Ok(Some(EmbeddingMethod::Tokens(
+        tokens.beside_another_method(),
+    )))
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::LoraBuilder;
+use crate::bias::BiasMode;
+use crate::build::{Build, MethodConfig, Modules};
+use crate::check::{self, invalid};
 use crate::config::{CommonConfig, number, number_map};
 use crate::error::{Error, Result};
 use crate::targets::{OneOrMany, TargetModules, Targeting};
-
-/// Heads that PEFT adds to `modules_to_save` of a classifier without looking which one it has.
-const CLASSIFIER_HEADS: &[&str] = &["classifier", "score"];
+use crate::trainable_tokens::TokenIndices;
 
 /// Options of other methods inside `LoraConfig`: active ones are refused by name.
 const UNSUPPORTED: &[(&str, &str)] = &[
@@ -40,10 +42,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "target_parameters",
         "name modules in target_modules instead",
-    ),
-    (
-        "trainable_token_indices",
-        "train the embedding through modules_to_save",
     ),
     ("use_bdlora", "block-diagonal factors are not implemented"),
     ("use_qalora", "QALoRA is not implemented"),
@@ -95,25 +93,14 @@ pub struct LoraConfig {
     pub use_dora: bool,
     /// Gives `B` a bias.
     pub lora_bias: bool,
+    /// Rows of embeddings that are trained beside the adapter.
+    pub trainable_token_indices: Option<TokenIndices>,
     /// How the factors begin.
     pub init_lora_weights: InitLoraWeights,
     /// Everything else in the file, kept as it is; active options that are not implemented are
     /// refused.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-/// Which biases of the base are trained with the adapter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BiasMode {
-    /// None of them.
-    #[default]
-    None,
-    /// All of them.
-    All,
-    /// Those of adapted modules.
-    LoraOnly,
 }
 
 /// How the factors begin.
@@ -213,6 +200,7 @@ impl Default for LoraConfig {
             use_rslora: false,
             use_dora: false,
             lora_bias: false,
+            trainable_token_indices: None,
             init_lora_weights: InitLoraWeights::Kaiming,
             extra,
         }
@@ -226,14 +214,9 @@ impl LoraConfig {
     /// [`Error::UnsupportedOption`] for every active option that is not implemented,
     /// [`Error::InvalidConfig`] for values out of range.
     pub fn validate(&self) -> Result<()> {
-        for &(field, hint) in UNSUPPORTED {
-            if let Some(value) = self.extra.get(field).filter(|value| is_active(value)) {
-                return Err(Error::UnsupportedOption {
-                    field,
-                    value: value.to_string(),
-                    hint,
-                });
-            }
+        check::idle(&self.extra, UNSUPPORTED)?;
+        if let Some(tokens) = &self.trainable_token_indices {
+            tokens.validate("trainable_token_indices")?;
         }
         if let InitLoraWeights::Other(name) = &self.init_lora_weights {
             return Err(Error::UnsupportedOption {
@@ -249,24 +232,16 @@ impl LoraConfig {
                 hint: "DoRA has no bias on B",
             });
         }
-        if self.target_modules.is_none() {
-            return Err(invalid("target_modules", "must be given".to_owned()));
-        }
-        check_rank("r", self.r)?;
+        check::given(self.target_modules.as_ref())?;
+        check::rank("r", self.r)?;
         for &r in self.rank_pattern.values() {
-            check_rank("rank_pattern", r)?;
+            check::rank("rank_pattern", r)?;
         }
-        check_alpha("lora_alpha", self.lora_alpha)?;
+        check::scale("lora_alpha", self.lora_alpha)?;
         for &alpha in self.alpha_pattern.values() {
-            check_alpha("alpha_pattern", alpha)?;
+            check::scale("alpha_pattern", alpha)?;
         }
-        if !(0.0..1.0).contains(&self.lora_dropout) {
-            let got = self.lora_dropout;
-            return Err(invalid(
-                "lora_dropout",
-                format!("must be in [0, 1), got {got}"),
-            ));
-        }
+        check::dropout("lora_dropout", self.lora_dropout)?;
         let zero = self.lora_alpha == 0.0 || self.alpha_pattern.values().any(|&alpha| alpha == 0.0);
         if zero && self.init_lora_weights.takes_from_base() {
             let reason = "must not be 0 where the base is decomposed".to_owned();
@@ -290,53 +265,42 @@ impl LoraConfig {
         let r = r as f64;
         lora_alpha / if self.use_rslora { r.sqrt() } else { r }
     }
+}
 
-    pub(crate) fn targeting(&self) -> Targeting<'_> {
-        let classifier = matches!(
-            self.common.task_type.as_deref(),
-            Some("SEQ_CLS" | "TOKEN_CLS")
-        );
+impl MethodConfig for LoraConfig {
+    fn common(&self) -> &CommonConfig {
+        &self.common
+    }
+
+    fn common_mut(&mut self) -> &mut CommonConfig {
+        &mut self.common
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.validate()
+    }
+
+    fn targeting(&self) -> Targeting<'_> {
         Targeting {
             target_modules: self.target_modules.as_ref(),
             exclude_modules: self.exclude_modules.as_ref(),
             layers_to_transform: self.layers_to_transform.as_ref(),
             layers_pattern: self.layers_pattern.as_ref(),
             modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: if classifier { CLASSIFIER_HEADS } else { &[] },
+            optional_heads: self.common.optional_heads(),
         }
     }
-}
 
-fn invalid(field: &'static str, reason: String) -> Error {
-    Error::InvalidConfig { field, reason }
-}
-
-fn check_rank(field: &'static str, r: usize) -> Result<()> {
-    if r == 0 {
-        return Err(invalid(field, "must be at least 1, got 0".to_owned()));
+    fn bias(&self) -> BiasMode {
+        self.bias
     }
-    Ok(())
-}
 
-fn check_alpha(field: &'static str, alpha: f64) -> Result<()> {
-    if !alpha.is_finite() {
-        return Err(invalid(field, format!("must be finite, got {alpha}")));
+    fn stores_base(&self) -> bool {
+        self.trainable_token_indices.is_none()
     }
-    if alpha < 0.0 {
-        return Err(invalid(field, format!("must not be negative, got {alpha}")));
-    }
-    Ok(())
-}
 
-/// Whether a value asks for something, as Python counts it.
-fn is_active(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Array(values) => !values.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::Bool(true) => true,
+    fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
+        Ok(Box::new(LoraBuilder::new(self, modules)?))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use flametune_kernels::linear;
+use flametune_kernels::{LoraBase, LoraFactors, linear, lora_linear};
 use flametune_quant::BaseLinear;
 
 use super::config::{InitLoraWeights, LoraConfig};
@@ -10,6 +10,7 @@ use super::{dora, init};
 use crate::base::{self, cast};
 use crate::error::Result;
 use crate::random::Stream;
+use crate::selection::Dropout;
 use crate::slots::{DeltaLinear, LinearAdapter, LinearInput, PartInfo};
 use crate::tensors::TensorName;
 
@@ -181,6 +182,21 @@ impl LoraLinear {
         dora::adapted_norms(squares, product, a.detach(), b.detach(), self.scaling)
     }
 
+    /// The factors for the fused operation, if that is all there is to the adapter: neither a bias
+    /// of `B` nor a magnitude vector.
+    pub(crate) fn fused(&self, dropout: Dropout<'_>) -> Option<LoraFactors> {
+        if self.lora_bias.is_some() || self.lora_magnitude_vector.is_some() {
+            return None;
+        }
+        let (a, b) = self.factors();
+        Some(LoraFactors {
+            a,
+            b,
+            scaling: self.scaling,
+            dropout: dropout.kernel(self.dropout, self.key),
+        })
+    }
+
     fn update(&self, x: Tensor<2>) -> Tensor<2> {
         let (a, b) = self.factors();
         let bias = self.lora_bias.as_ref().map(Param::val);
@@ -207,6 +223,9 @@ impl LinearAdapter for LoraLinear {
         } = input;
         let dtype = y.dtype();
         let x = dropout.apply(x, self.dropout, self.key);
+        if let Some(factors) = self.fused(Dropout::default()) {
+            return lora_linear(x, LoraBase::Output(y), factors);
+        }
         let update = self.update(meet(x.clone(), self.lora_a.dtype()));
         let Some(magnitude) = &self.lora_magnitude_vector else {
             return y + cast(update, dtype);

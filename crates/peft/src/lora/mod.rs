@@ -8,9 +8,11 @@ mod init;
 mod linear;
 mod plus;
 
-pub use config::{BiasMode, InitLoraWeights, LoraConfig};
+pub use config::{InitLoraWeights, LoraConfig};
 pub use embedding::LoraEmbedding;
 pub use linear::LoraLinear;
 pub use plus::{LoraPlusConfig, LoraPlusGroup, lora_plus_groups};
 
-pub(crate) use build::LoraBuilder;
+pub(crate) use build::beside_lora;
+
+use build::LoraBuilder;

@@ -8,6 +8,7 @@ use crate::base::cast;
 use crate::lora::LoraEmbedding;
 use crate::selection::AdapterPass;
 use crate::tensors::TensorName;
+use crate::trainable_tokens::TrainableTokens;
 
 /// A frozen table of one vector a token, and the adapters on it.
 ///
@@ -25,16 +26,14 @@ pub struct AdapterEmbedding {
 }
 
 /// The methods that adapt embeddings.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one an adapter and module, and nothing beside its weights"
-)]
 #[derive(Module, Debug)]
 pub enum EmbeddingMethod {
     /// LoRA, rsLoRA and DoRA.
     Lora(LoraEmbedding),
     /// A full copy that replaces the table (`modules_to_save`).
     Saved(SavedEmbedding),
+    /// Trained rows of some tokens.
+    Tokens(TrainableTokens),
 }
 
 /// What a method sees of one look-up; all ids use the adapter.
@@ -73,6 +72,7 @@ macro_rules! each_embedding {
         match $self {
             EmbeddingMethod::Lora($method) => $call,
             EmbeddingMethod::Saved($method) => $call,
+            EmbeddingMethod::Tokens($method) => $call,
         }
     };
 }
@@ -138,6 +138,14 @@ impl AdapterEmbedding {
             self.adapt(&weight, &indices, &rows, seq, pass)
         };
         y.reshape([batch, seq, width])
+    }
+
+    /// The trained rows of an adapter, if it has some here.
+    pub(crate) fn tokens(&self, name: &str) -> Option<&TrainableTokens> {
+        self.adapters.iter().find_map(|part| match &part.method {
+            EmbeddingMethod::Tokens(tokens) if part.name == name => Some(tokens),
+            _ => None,
+        })
     }
 
     fn adapt(

@@ -7,9 +7,12 @@ mod saved;
 
 use burn::module::Module;
 use burn::module::{ModuleDisplay, Param};
+use burn::tensor::Device;
 use burn::tensor::Tensor;
 use flametune_quant::BaseLinear;
 
+use crate::bottleneck::{AdapterSublayer, SublayerSlot};
+use crate::prompt::{AdapterPrompt, PromptSlot};
 use crate::table::AdapterTable;
 use crate::tensors::TensorName;
 
@@ -19,7 +22,9 @@ pub use norm::{AdapterNorm, Norm, NormMethod};
 pub use saved::{BiasLinear, BiasNorm, SavedEmbedding, SavedLinear, SavedNorm};
 
 pub(crate) use embedding::{EmbeddingAdapter, EmbeddingInput};
-pub(crate) use linear::{DeltaLinear, LinearAdapter, LinearInput};
+pub(crate) use linear::{DeltaLinear, LinearAdapter, LinearInput, SharedTensor};
+pub(crate) use norm::NormWeights;
+pub(crate) use saved::replaced;
 
 /// One adapter in one slot.
 #[derive(Module, Debug)]
@@ -88,6 +93,11 @@ pub(crate) trait SlotMethod: Module + ModuleDisplay {
 
     /// How its parameters are called on disk.
     fn tensor_names(&self) -> &'static [TensorName];
+
+    /// The same method with the parameters that are stored.
+    fn stored(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// A model, or any module, with places for adapters.
@@ -142,6 +152,13 @@ pub enum SlotRole {
     Head,
 }
 
+impl SlotModule<'_> {
+    /// Whether a configuration may name it; the others are for methods that look for them.
+    pub(crate) fn is_named(&self) -> bool {
+        !matches!(self, Self::Prompt(_) | Self::Sublayer(_))
+    }
+}
+
 /// One place for adapters.
 #[derive(Debug)]
 pub struct Slot<'a> {
@@ -165,6 +182,10 @@ pub enum SlotModule<'a> {
     Norm(&'a mut AdapterNorm),
     /// A parameter that stands alone and takes no adapters.
     Vector(&'a mut Param<Tensor<1>>),
+    /// The place of virtual tokens.
+    Prompt(PromptSlot<'a>),
+    /// The output of attention or of an MLP.
+    Sublayer(SublayerSlot<'a>),
 }
 
 /// A linear layer, with its own weight or with that of an embedding.
@@ -244,6 +265,28 @@ impl<'a> Slot<'a> {
             path,
             role: SlotRole::Inner,
             module: SlotModule::Norm(layer),
+        }
+    }
+
+    /// The place of virtual tokens, in front of what `embedding` gives.
+    pub fn prompt(
+        path: &'a str,
+        prompt: &'a mut AdapterPrompt,
+        embedding: &AdapterEmbedding,
+    ) -> Self {
+        Self {
+            path,
+            role: SlotRole::Inner,
+            module: SlotModule::Prompt(prompt.slot(embedding)),
+        }
+    }
+
+    /// The output of attention or of an MLP, whose parameters are on `device`.
+    pub fn sublayer(path: &'a str, sublayer: &'a mut AdapterSublayer, device: Device) -> Self {
+        Self {
+            path,
+            role: SlotRole::Inner,
+            module: SlotModule::Sublayer(sublayer.slot(device)),
         }
     }
 

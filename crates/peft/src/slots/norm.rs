@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use flametune_kernels::{layer_norm, rms_norm};
 
 use super::{BiasNorm, NamedAdapter, PartInfo, SavedNorm, SlotMethod};
+use crate::ln_tuning::LnTuningNorm;
 use crate::selection::AdapterPass;
 use crate::tensors::TensorName;
 
@@ -51,6 +52,8 @@ pub struct AdapterNorm {
 /// The methods that adapt normalisations.
 #[derive(Module, Debug)]
 pub enum NormMethod {
+    /// Trained scale and shift (LN tuning).
+    LnTuning(LnTuningNorm),
     /// A full copy that replaces weight and bias (`modules_to_save`).
     Saved(SavedNorm),
     /// A trained bias in place of the layer's (`bias = "all"`).
@@ -64,6 +67,7 @@ impl NormMethod {
     /// Adds the adapter's change of the base's scale and shift to `sum`.
     pub(crate) fn add(&self, base: &NormWeights, sum: NormWeights) -> NormWeights {
         match self {
+            Self::LnTuning(tuned) => tuned.add(base, sum),
             Self::Saved(saved) => saved.add(base, sum),
             Self::Bias(bias) => bias.add(base, sum),
         }
@@ -73,6 +77,7 @@ impl NormMethod {
 impl SlotMethod for NormMethod {
     fn info(&self) -> PartInfo {
         match self {
+            Self::LnTuning(_) => PartInfo::adapter("ln_tuning", None),
             Self::Saved(_) => PartInfo::COPY,
             Self::Bias(_) => PartInfo::BIAS,
         }
@@ -80,6 +85,7 @@ impl SlotMethod for NormMethod {
 
     fn tensor_names(&self) -> &'static [TensorName] {
         match self {
+            Self::LnTuning(_) => LnTuningNorm::TENSOR_NAMES,
             Self::Saved(_) => SavedNorm::TENSOR_NAMES,
             Self::Bias(_) => BiasNorm::TENSOR_NAMES,
         }

@@ -53,6 +53,11 @@ impl LinearAdapter for SavedLinear {
         own + (y - input.base_output)
     }
 
+    fn alone(&self, _base: &BaseLinear, x: &Tensor<2>) -> Option<Tensor<2>> {
+        let bias = self.bias.as_ref().map(Param::val);
+        Some(linear(x.clone(), self.weight.val(), bias))
+    }
+
     fn delta(&self, base: &BaseLinear) -> Result<DeltaLinear, &'static str> {
         let bias = match (self.bias.as_ref().map(Param::val), base::bias(base)) {
             (Some(own), Some(base)) => Some(own - base),
@@ -157,7 +162,8 @@ impl SavedNorm {
     }
 }
 
-fn replaced(own: Tensor<1>, base: &Tensor<1>, sum: Tensor<1>) -> Tensor<1> {
+/// The parameter `own` in place of the base's, in a sum with other adapters.
+pub(crate) fn replaced(own: Tensor<1>, base: &Tensor<1>, sum: Tensor<1>) -> Tensor<1> {
     cast(own, sum.dtype()) + (sum - base.clone())
 }
 

@@ -17,7 +17,8 @@ fn modules() -> Vec<Candidate> {
             } else {
                 SlotRole::Inner
             },
-            is_linear: path != "model.embed_tokens",
+            linear: (path != "model.embed_tokens").then_some([8, 8]),
+            is_embedding: path == "model.embed_tokens",
             path,
         })
         .collect()

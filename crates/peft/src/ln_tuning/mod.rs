@@ -1,0 +1,10 @@
+//! Trained copies of normalisations.
+
+mod build;
+mod config;
+mod norm;
+
+pub use config::LnTuningConfig;
+pub use norm::LnTuningNorm;
+
+use build::LnTuningBuilder;

@@ -1,0 +1,10 @@
+//! `LoHa`: the elementwise product of two low-rank matrices.
+
+mod build;
+mod config;
+mod linear;
+
+pub use config::LoHaConfig;
+pub use linear::LoHaLinear;
+
+use build::LoHaBuilder;
