@@ -21,7 +21,7 @@ use crate::config::TrainConfig;
 use crate::early_stopping::Best;
 use crate::error::{Error, Result};
 use crate::guard::SpikeGuard;
-use crate::optim::{Moments, Optimizer};
+use crate::optim::{Moments, Optimizer, trained};
 use crate::trainer::Trainer;
 
 const STATE: &str = "trainer_state.json";
@@ -114,7 +114,8 @@ pub fn load(checkpoint: &Path) -> Result<(TrainerState, Optimizer)> {
 /// Puts `trainer` where the checkpoint was taken.
 ///
 /// # Errors
-/// Those of [`load`]; [`Error::Checkpoint`] when the run's configuration is another one now.
+/// Those of [`load`]; [`Error::Checkpoint`] when the run's configuration is another one now;
+/// [`Error::OptimizerState`] when the averages are not those of the model's parameters.
 pub fn resume(trainer: &mut Trainer, checkpoint: &Path) -> Result<TrainerState> {
     let (state, optimizer) = load(checkpoint)?;
     if let Some(field) = changed_field(&state.config, trainer.config()) {
@@ -123,8 +124,37 @@ pub fn resume(trainer: &mut Trainer, checkpoint: &Path) -> Result<TrainerState> 
             reason: format!("`{field}` is another one than when this run was started"),
         });
     }
+    check_moments(trainer, &optimizer, &checkpoint.join(OPTIMIZER))?;
     trainer.restore(state.step, optimizer, state.guard.clone());
     Ok(state)
+}
+
+/// Checks that every average belongs to a trained parameter and has its length.
+fn check_moments(trainer: &Trainer, optimizer: &Optimizer, path: &Path) -> Result<()> {
+    let lengths = trained(trainer.model());
+    let shape = |moments: &[Moments]| {
+        let each = |moments: &Moments| match moments {
+            Moments::F32(values) => format!("{} in f32", values.len()),
+            Moments::Bits8 { codes, .. } => format!("{} in 8 bits", codes.len()),
+        };
+        moments.iter().map(each).collect::<Vec<_>>().join(" and ")
+    };
+    for (parameter, moments) in optimizer.moments() {
+        let expected = match lengths.get(parameter) {
+            Some(&len) => shape(&optimizer.rule().init(len)),
+            None => "none, as it is not trained".to_owned(),
+        };
+        let got = shape(moments);
+        if got != expected {
+            return Err(Error::OptimizerState {
+                path: path.to_owned(),
+                parameter: parameter.clone(),
+                expected,
+                got,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The first setting that differs; a longer or shorter run is another schedule, so `max_steps`

@@ -30,6 +30,51 @@ pub enum Error {
         /// What it is.
         value: f64,
     },
+    /// A loss or gradient that is no number, and the records that it is of.
+    #[error(
+        "the {what} of step {step} is {value}; its batch holds {records}; parameters are those of \
+         step {}",
+        step - 1
+    )]
+    NotFiniteBatch {
+        /// The loss or the gradient norm.
+        what: &'static str,
+        /// The step, from 1.
+        step: usize,
+        /// What it is.
+        value: f64,
+        /// The records.
+        records: String,
+    },
+    /// A record that supervised fine-tuning has no use for.
+    #[error(
+        "{record}: supervised fine-tuning learns from conversations, completions and texts, not \
+         from answers that are compared or judged, or texts with classes"
+    )]
+    NotTrainable {
+        /// Where it stands.
+        record: String,
+    },
+    /// Optimizer averages that are not those of a model's parameters.
+    #[error("{}: averages of {parameter}: expected {expected}, got {got}", path.display())]
+    OptimizerState {
+        /// The file.
+        path: PathBuf,
+        /// The parameter's path in the module tree.
+        parameter: String,
+        /// What the parameter has.
+        expected: String,
+        /// What the file has.
+        got: String,
+    },
+    /// Of something that a run called upon, such as generation.
+    #[error("{what}: {source}")]
+    Hook {
+        /// What it was.
+        what: &'static str,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A checkpoint that does not fit.
     #[error("{}: {reason}", path.display())]
     Checkpoint {

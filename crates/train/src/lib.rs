@@ -2,6 +2,12 @@
 //!
 //! Layer 3: stands on `lm`, `peft`, `quant`, `kernels` and `data`; knows neither reinforcement
 //! learning nor HTTP.
+//!
+//! - [`Trainer`]: one optimizer step after another, configured by [`TrainConfig`]
+//! - [`fit::fit`]: a whole run over [`fit::TrainingRows`], with evaluations, checkpoints, samples
+//!   and an end; a [`fit::FitObserver`] is told what happens
+//! - [`checkpoint`]: everything a run needs to go on, bit for bit
+//! - [`optim`]: AdamW and Lion, with averages in 32 or 8 bits
 #![cfg_attr(
     test,
     allow(
@@ -17,6 +23,7 @@ mod config;
 pub mod doctor;
 mod early_stopping;
 mod error;
+pub mod fit;
 mod guard;
 mod loss;
 pub mod optim;

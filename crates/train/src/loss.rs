@@ -98,6 +98,8 @@ pub fn accumulate(
     let labels = next_token_labels(batch);
     if options.recompute
         && let CausalLm::Decoder(_) = model
+        // Keys and values of virtual tokens enter every layer, and their gradients leave it so.
+        && model.virtual_tokens(pass) == 0
     {
         return recompute(model, &tokens, &labels, pass, options, gradients);
     }

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::Module;
 use flametune_data::{Batch, Step};
 use flametune_lm::CausalLm;
 use flametune_peft::{AdapterPass, DropoutKey};
@@ -13,7 +12,7 @@ use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::guard::SpikeGuard;
 use crate::loss::{LossOptions, Noise, accumulate, evaluate_batch};
-use crate::optim::{GradientSum, Optimizer, ParamGroup};
+use crate::optim::{GradientSum, Optimizer, ParamGroup, trained};
 use crate::random::mixed;
 
 /// What one optimizer step did.
@@ -87,7 +86,7 @@ impl Trainer {
         grouping: Grouping,
     ) -> Result<Self> {
         config.validate()?;
-        if !model.device().is_autodiff() || !has_trainable(&model) {
+        if !model.device().is_autodiff() || trained(&model).is_empty() {
             return Err(Error::NothingToTrain);
         }
         Ok(Self {
@@ -267,17 +266,4 @@ impl std::fmt::Debug for Trainer {
             .field("step", &self.step)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether any parameter requires a gradient.
-fn has_trainable(model: &CausalLm) -> bool {
-    struct Finder(bool);
-    impl ModuleVisitor for Finder {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0 |= param.is_require_grad();
-        }
-    }
-    let mut finder = Finder(false);
-    model.visit(&mut finder);
-    finder.0
 }

@@ -6,6 +6,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod fit;
 mod golden;
 mod run;
 mod step;

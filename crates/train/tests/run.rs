@@ -60,22 +60,32 @@ pub(crate) fn adapted(quantized: bool, changes: &Value) -> (CausalLm, AdapterPas
     let fields = config.as_object_mut().unwrap();
     fields.extend(changes.as_object().unwrap().clone());
     let dora = fields.get("use_dora") == Some(&json!(true));
+    let targets = fields["target_modules"].clone();
     let folder = tempfile::tempdir().unwrap();
     fs::write(
         folder.path().join("adapter_config.json"),
         config.to_string(),
     )
     .unwrap();
-    write_init(&folder.path().join("adapter_model.safetensors"), dora);
+    write_init(
+        &folder.path().join("adapter_model.safetensors"),
+        dora,
+        &targets,
+    );
     let mut model = base(quantized);
     load_adapter(&mut model, "default", folder.path()).unwrap();
     set_trainable(&mut model, &["default"]).unwrap();
     (model, AdapterPass::one("default"))
 }
 
-fn write_init(path: &Path, dora: bool) {
+fn write_init(path: &Path, dora: bool, targets: &Value) {
     let tensors = fixture_safetensors("training/init.safetensors");
-    let wanted = |name: &String| dora || !name.contains("magnitude");
+    let targets = targets.as_array().unwrap();
+    let targeted = |name: &str| {
+        let mut targets = targets.iter().map(|target| target.as_str().unwrap());
+        targets.any(|target| name.contains(&format!(".{target}.")))
+    };
+    let wanted = |name: &String| targeted(name) && (dora || !name.contains("magnitude"));
     let mut bytes = Vec::new();
     for (name, data) in tensors.iter().filter(|(name, _)| wanted(name)) {
         let values = data.clone().try_to_vec::<f32>().unwrap();

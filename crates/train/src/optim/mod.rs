@@ -2,8 +2,10 @@
 
 mod clip;
 mod gradients;
+mod groups;
 mod moments;
 mod rule;
+mod trained;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +14,11 @@ use burn::tensor::{Tensor, TensorData};
 
 pub use clip::{clip_factor, global_norm};
 pub use gradients::GradientSum;
+pub use groups::groups;
 pub use moments::{BLOCK_SIZE_8BIT, MIN_8BIT_SIZE, Moments};
 pub use rule::{Rule, StepSize};
+
+pub(crate) use trained::trained;
 
 use gradients::numbers;
 
