@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use flametune_kernels::Precision;
 use flametune_lm::{Checkpoint, LoadOptions, stored_weights};
+use serde::{Deserialize, Serialize};
 
 /// Device and number format, as every command takes them.
 #[derive(Debug, Args)]
@@ -23,8 +24,10 @@ pub(crate) struct DeviceArgs {
 }
 
 /// A device by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub(crate) enum DeviceName {
+    #[default]
     Cpu,
     Wgpu(Option<usize>),
     Cuda(Option<usize>),
@@ -52,6 +55,20 @@ impl FromStr for DeviceName {
     }
 }
 
+impl TryFrom<String> for DeviceName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> Self {
+        name.to_string()
+    }
+}
+
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,8 +82,10 @@ impl fmt::Display for DeviceName {
 }
 
 /// A number format by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum DtypeName {
+    #[default]
     Auto,
     F32,
     Bf16,

@@ -9,8 +9,9 @@ use flametune_data::{ChatTemplate, Message, TextStream, Tokenizer};
 use flametune_infer::{
     Control, Event, FinishReason, Generator, Request, SamplingParams, StopStrings,
 };
-use flametune_lm::CausalLm;
+use flametune_lm::{AdapterPass, CausalLm};
 
+use crate::adapter::AdapterArgs;
 use crate::device::DeviceArgs;
 use crate::quantize::QuantizeArgs;
 use crate::{model, text};
@@ -22,6 +23,7 @@ use crate::{model, text};
 ///   flametune generate --chat
 ///   flametune generate --prompt "The capital of France is" --max-tokens 20
 ///   flametune generate --quantize nf4 --double-quant --prompt "Once upon a time"
+///   flametune generate --adapter runs/qlora/adapter --chat
 ///   flametune generate ./my-model --chat --prompt "Write a haiku" --temperature 0.8 --seed 7
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -54,6 +56,9 @@ pub(crate) struct Generate {
 
     #[command(flatten)]
     quantize: QuantizeArgs,
+
+    #[command(flatten)]
+    adapter: AdapterArgs,
 
     /// Leave out the line of figures at the end
     #[arg(long, short)]
@@ -168,12 +173,14 @@ impl Generate {
         };
         let params = self.sampling.params(&tokenizer)?;
         StopStrings::new(&self.sampling.stop)?;
-        let model = model::load(&checkpoint, &options)?;
+        let mut model = model::load(&checkpoint, &options)?;
+        let pass = self.adapter.load(&mut model)?;
         // The mapped file would count as memory in use for as long as it is open.
         drop(checkpoint);
         tokenizer.check_against(model.vocab_size())?;
         let session = Session {
             model: &model,
+            pass,
             tokenizer: &tokenizer,
             params,
             args: self,
@@ -187,6 +194,7 @@ impl Generate {
 
 struct Session<'a> {
     model: &'a CausalLm,
+    pass: AdapterPass,
     tokenizer: &'a Tokenizer,
     params: SamplingParams,
     args: &'a Generate,
@@ -288,7 +296,8 @@ impl Session<'_> {
         let started = Instant::now();
         let mut first_token = None;
         let mut failure = None;
-        let outputs = Generator::new(self.model).generate_with(&requests, |event| {
+        let generator = Generator::new(self.model).with_pass(self.pass.clone());
+        let outputs = generator.generate_with(&requests, |event| {
             let Event::Token { request, token, .. } = event else {
                 return Control::Continue;
             };

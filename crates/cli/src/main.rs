@@ -12,12 +12,18 @@
     )
 )]
 
+mod adapter;
+mod data;
 mod device;
 mod generate;
 mod info;
+mod memory;
+mod merge;
 mod model;
 mod quantize;
+mod recipe;
 mod text;
+mod train;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -42,13 +48,22 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(train::Train),
+    Adapter(adapter::Adapter),
     Generate(generate::Generate),
+    Merge(merge::Merge),
+    #[command(subcommand)]
+    Data(data::Data),
     Info(info::Info),
     Quantize(quantize::Quantize),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Train(command) => command.run(),
+        Command::Merge(command) => command.run(),
+        Command::Data(command) => command.run(),
+        Command::Adapter(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Info(command) => command.run(),
         Command::Quantize(command) => command.run(),

@@ -59,6 +59,17 @@ pub(crate) fn locate(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// The file of a fetched data set that a path such as `DATA/FILE` stands for, unless there is a
+/// file of that path.
+pub(crate) fn fetched_file(path: &str) -> Option<PathBuf> {
+    let given = Path::new(path);
+    if given.exists() || given.is_absolute() || path.contains("..") {
+        return None;
+    }
+    let fetched = cache_folder()?.join("assets").join(given);
+    fetched.is_file().then_some(fetched)
+}
+
 /// Opens a model that `name` stands for, without loading its weights.
 pub(crate) fn open(name: &str) -> Result<Checkpoint> {
     let path = locate(name)?;

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use flametune_lm::{Checkpoint, LoadOptions, QuantizeOptions};
 use flametune_quant::{BaseLinear, QuantConfig, QuantKind, WeightDtype};
 use indicatif::HumanBytes;
+use serde::{Deserialize, Serialize};
 
 use crate::device::{DtypeName, stored_dtype};
 use crate::model;
@@ -32,8 +33,9 @@ pub(crate) struct QuantizeArgs {
 }
 
 /// A kind of quantized weight by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KindName {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KindName {
     /// Four bits, the quantiles of the normal distribution
     Nf4,
     /// Four bits, floating point
@@ -46,6 +48,15 @@ enum KindName {
 }
 
 impl QuantizeArgs {
+    /// What a recipe asks for.
+    pub(crate) fn new(kind: KindName, block_size: usize, double_quant: bool) -> Self {
+        Self {
+            quantize: Some(kind),
+            block_size,
+            double_quant,
+        }
+    }
+
     /// What is asked for, of weights that had the type `dtype`.
     pub(crate) fn config(&self, dtype: DType) -> Result<Option<QuantConfig>> {
         match self.quantize {
@@ -107,7 +118,7 @@ pub(crate) struct Quantize {
 }
 
 /// Larger checkpoints are split; the size that `huggingface_hub` uses.
-const MAX_SHARD_BYTES: usize = 5_000_000_000;
+pub(crate) const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 /// What stands beside the weights in a model folder and belongs to the model.
 const COMPANIONS: [&str; 11] = [
@@ -151,7 +162,7 @@ impl Quantize {
         let saved = model
             .save_pretrained(&self.output, checkpoint.config(), MAX_SHARD_BYTES)
             .context("cannot write the model")?;
-        let copied = self.copy_companions(source, &checkpoint)?;
+        let copied = copy_companions(&checkpoint, &self.output)?;
 
         let (mut layers, mut numbers, mut bytes) = (0, 0, 0);
         for (_, linear) in model.linears() {
@@ -178,25 +189,26 @@ impl Quantize {
         }
         Ok(())
     }
+}
 
-    /// Copies tokenizer and templates; `false` where they are not files.
-    fn copy_companions(&self, source: &Path, checkpoint: &Checkpoint) -> Result<bool> {
-        if checkpoint.gguf().is_some() {
-            return Ok(false);
-        }
-        for name in COMPANIONS {
-            let file = source.join(name);
-            if file.is_file() {
-                fs::copy(&file, self.output.join(name))
-                    .with_context(|| format!("cannot copy {}", file.display()))?;
-            }
-        }
-        Ok(true)
+/// Copies tokenizer and templates of a model to `output`; `false` where they are not files.
+pub(crate) fn copy_companions(checkpoint: &Checkpoint, output: &Path) -> Result<bool> {
+    if checkpoint.gguf().is_some() {
+        return Ok(false);
     }
+    let source = folder(checkpoint);
+    for name in COMPANIONS {
+        let file = source.join(name);
+        if file.is_file() {
+            fs::copy(&file, output.join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
+    Ok(true)
 }
 
 /// The folder that a checkpoint lies in.
-fn folder(checkpoint: &Checkpoint) -> &Path {
+pub(crate) fn folder(checkpoint: &Checkpoint) -> &Path {
     checkpoint
         .config()
         .path()
@@ -204,7 +216,7 @@ fn folder(checkpoint: &Checkpoint) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn same_folder(a: &Path, b: &Path) -> bool {
+pub(crate) fn same_folder(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,

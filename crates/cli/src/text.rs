@@ -87,7 +87,8 @@ pub(crate) fn encode_chat(
     Ok(ids)
 }
 
-fn now() -> Option<CivilTime> {
+/// The time that templates are told.
+pub(crate) fn now() -> Option<CivilTime> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(CivilTime::from_unix(i64::try_from(since.as_secs()).ok()?))
 }

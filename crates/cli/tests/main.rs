@@ -6,10 +6,14 @@
     reason = "tests fail by panicking"
 )]
 
+mod adapter;
 mod generate;
 mod info;
 mod quantize;
 mod real_model;
+mod train;
+mod train_errors;
+mod train_resume;
 
 use assert_cmd::Command;
 

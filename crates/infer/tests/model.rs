@@ -143,6 +143,7 @@ fn reading_prompts_in_chunks_changes_nothing() {
         let whole = generator.generate(&requests).unwrap();
         for columns in [1, 7] {
             let chunked = generator
+                .clone()
                 .with_prefill_chunk(columns)
                 .generate(&requests)
                 .unwrap();

@@ -6,9 +6,11 @@ mod row;
 mod step_model;
 
 use flametune_kernels::in_pool;
-use flametune_lm::CausalLm;
+use flametune_lm::{AdapterPass, CausalLm};
 
 use crate::error::Result;
+
+use step_model::Adapted;
 
 pub use request::{Control, Event, FinishReason, Output, Request};
 
@@ -22,9 +24,10 @@ const PREFILL_CHUNK: usize = 512;
 /// memory of the KV cache is rows × (longest prompt + largest `max_tokens`).
 ///
 /// Draws depend on a request's seed and index, never on its neighbours.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Generator<'m> {
     model: &'m CausalLm,
+    pass: AdapterPass,
     prefill_chunk: usize,
 }
 
@@ -34,8 +37,16 @@ impl<'m> Generator<'m> {
     pub fn new(model: &'m CausalLm) -> Self {
         Self {
             model,
+            pass: AdapterPass::default(),
             prefill_chunk: PREFILL_CHUNK,
         }
+    }
+
+    /// Generates with the adapters of `pass`, which must be the same for all rows.
+    #[must_use]
+    pub fn with_pass(mut self, pass: AdapterPass) -> Self {
+        self.pass = pass;
+        self
     }
 
     /// Reads prompts `columns` at a time, at least one: fewer need less memory, more are faster.
@@ -73,6 +84,10 @@ impl<'m> Generator<'m> {
     ) -> Result<Vec<Output>> {
         self.model.check_predicts_tokens()?;
         // One hand-over to the thread pool for the whole generation instead of one an operation.
-        in_pool(|| decode::decode(self.model, requests, self.prefill_chunk, &mut on_event))
+        let model = Adapted {
+            model: self.model,
+            pass: &self.pass,
+        };
+        in_pool(|| decode::decode(&model, requests, self.prefill_chunk, &mut on_event))
     }
 }

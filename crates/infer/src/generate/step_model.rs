@@ -29,32 +29,42 @@ pub(crate) trait StepModel {
     fn keep_rows(&self, cache: &mut Self::Cache, rows: &[usize]);
 }
 
-impl StepModel for CausalLm {
+/// A language model with the adapters that take part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Adapted<'m> {
+    pub(super) model: &'m CausalLm,
+    pub(super) pass: &'m AdapterPass,
+}
+
+impl StepModel for Adapted<'_> {
     type Cache = KvCache;
 
     fn vocab_size(&self) -> usize {
-        CausalLm::vocab_size(self)
+        self.model.vocab_size()
     }
 
     fn max_context(&self) -> usize {
-        self.max_position_embeddings()
+        self.model.max_position_embeddings()
     }
 
     fn new_cache(&self, rows: usize, columns: usize) -> KvCache {
-        CausalLm::new_cache(self, rows, columns)
+        self.model.new_cache(rows, columns)
     }
 
     fn read(&self, columns: &TokenBatch, cache: &mut KvCache) -> Result<()> {
-        self.forward(columns, Some(cache), &AdapterPass::default())?;
+        self.model.forward(columns, Some(cache), self.pass)?;
         Ok(())
     }
 
     fn step(&self, columns: &TokenBatch, cache: &mut KvCache) -> Result<Vec<f32>> {
-        let pass = AdapterPass::default();
-        let hidden: Tensor<3> = self.forward(columns, Some(cache), &pass)?;
+        let hidden: Tensor<3> = self.model.forward(columns, Some(cache), self.pass)?;
         let [rows, seq, d_model] = hidden.dims();
         let last = hidden.slice([0..rows, seq - 1..seq, 0..d_model]);
-        let logits = self.logits(last, &pass).into_data().convert::<f32>();
+        let logits = self
+            .model
+            .logits(last, self.pass)
+            .into_data()
+            .convert::<f32>();
         // After the conversion the data are f32; an empty list would be refused by its length.
         Ok(logits.try_into_vec::<f32>().unwrap_or_default())
     }

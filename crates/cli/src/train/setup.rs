@@ -1,0 +1,282 @@
+//! Everything that a run needs before its first step: text, data, model, adapter.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::DType;
+use flametune_data::{
+    Batch, BatchSampler, BatchSize, Collator, Dataset, DatasetOptions, EncodeOptions, Encoder,
+    Error as DataError, SamplerCursor, SamplerOptions, Side, SourceOptions, Split, SplitBy,
+};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions};
+use flametune_peft::{TrainableReport, inject, report, set_trainable};
+use flametune_train::Error;
+use flametune_train::fit::{Packing, TrainingRows};
+
+use super::folder::RunFolder;
+use super::report::{note, warn};
+use super::sampling::TextSide;
+use crate::device::{DeviceArgs, DtypeName};
+use crate::quantize::QuantizeArgs;
+use crate::recipe::{DataSection, Recipe, peft_config};
+use crate::{adapter, model, text};
+
+/// Batches whose rows are sorted by length together, where rows are not packed.
+const BUCKET_BATCHES: usize = 16;
+
+/// Rows are padded to a multiple of this.
+const MULTIPLE: usize = 8;
+
+/// What a run trains, on what.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) text: TextSide,
+    pub(crate) rows: TrainingRows,
+    pub(crate) sampler: BatchSampler,
+    pub(crate) collator: Collator,
+    pub(crate) evaluation: Vec<Batch>,
+    pub(crate) model: CausalLm,
+    pub(crate) pass: AdapterPass,
+    pub(crate) report: TrainableReport,
+}
+
+impl Prepared {
+    /// Reads the data, then loads the model: what is wrong with the data shows at once.
+    pub(crate) fn new(name: &str, recipe: &Recipe, folder: &RunFolder) -> Result<Self> {
+        let checkpoint = open(recipe, folder)?;
+        let text = text_side(recipe, &checkpoint)?;
+        let encoder = encoder(&recipe.data, &text)?;
+        let rows = training_rows(recipe, &encoder)?;
+        let sampler = BatchSampler::new(&rows.lengths(), sampler_options(recipe))
+            .context("cannot make batches of the training data")?;
+        let collator = Collator::for_tokenizer(&text.tokenizer, MULTIPLE)?;
+        let evaluation = match validation(recipe, &encoder)? {
+            Some(rows) => rows.batches(&collator, recipe.optim.batch_size)?,
+            None => Vec::new(),
+        };
+        let mut model = load(recipe, &checkpoint)?;
+        text.tokenizer.check_against(model.vocab_size())?;
+        check_length(recipe, &model)?;
+        let pass = adapt(name, recipe, &mut model, folder.resumed())?;
+        let report = report(&model);
+        Ok(Self {
+            checkpoint,
+            text,
+            rows,
+            sampler,
+            collator,
+            evaluation,
+            model,
+            pass,
+            report,
+        })
+    }
+}
+
+/// The base, or of full fine-tuning that goes on, the model of the checkpoint.
+fn open(recipe: &Recipe, folder: &RunFolder) -> Result<Checkpoint> {
+    let base = model::open(&recipe.model.path)?;
+    match folder.resumed() {
+        Some(at) if recipe.adapter.is_none() => {
+            Checkpoint::open(at).with_context(|| format!("cannot go on from {}", at.display()))
+        }
+        _ => Ok(base),
+    }
+}
+
+/// The tokenizer and template of a recipe's model.
+pub(crate) fn text_side(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<TextSide> {
+    let tokenizer = match recipe.adapter {
+        // A checkpoint of full fine-tuning has no tokenizer; the base has.
+        None => text::tokenizer(&model::open(&recipe.model.path)?),
+        Some(_) => text::tokenizer(checkpoint),
+    };
+    let tokenizer = tokenizer.context("cannot read the tokenizer")?;
+    let wanted = recipe.data.chat_template.as_deref();
+    let template = match (wanted, tokenizer.chat_template()) {
+        (None, None) => None,
+        _ => Some(text::chat_template(&tokenizer, wanted)?),
+    };
+    Ok(TextSide {
+        tokenizer,
+        template,
+    })
+}
+
+/// What turns the records of a recipe into ids and labels.
+pub(crate) fn encoder(data: &DataSection, text: &TextSide) -> Result<Encoder> {
+    let options = EncodeOptions {
+        train_on: data.train_on,
+        max_length: Some(data.max_length),
+        truncation: data.truncation,
+        append_eos: text.tokenizer.special().eos.is_some(),
+        ..EncodeOptions::default()
+    };
+    Ok(Encoder::new(
+        text.tokenizer.clone(),
+        text.template.clone(),
+        options,
+    )?)
+}
+
+/// One side of a recipe's data.
+pub(crate) fn dataset(recipe: &Recipe, side: Side) -> Result<Dataset> {
+    let data = &recipe.data;
+    let own = side == Side::Validation && !data.validation_sources.is_empty();
+    let sources = if own {
+        &data.validation_sources
+    } else {
+        &data.sources
+    };
+    let mut options = DatasetOptions::new(sources.iter().map(located).collect());
+    options.seed = recipe.run.seed;
+    options.on_invalid = data.on_invalid;
+    if data.validation != 0.0 && !own {
+        options.split = Some(Split {
+            validation: data.validation,
+            seed: 0,
+            by: SplitBy::Record,
+        });
+        options.side = Some(side);
+    }
+    Ok(Dataset::open(options)?)
+}
+
+/// A source with the files of fetched data sets in place of their names.
+fn located(source: &SourceOptions) -> SourceOptions {
+    let mut source = source.clone();
+    for path in &mut source.paths {
+        if let Some(fetched) = model::fetched_file(path) {
+            *path = fetched.display().to_string();
+        }
+    }
+    source
+}
+
+fn packing(data: &DataSection) -> Packing {
+    if data.packing {
+        Packing::To(data.max_length)
+    } else {
+        Packing::Off
+    }
+}
+
+fn training_rows(recipe: &Recipe, encoder: &Encoder) -> Result<TrainingRows> {
+    let mut dataset = dataset(recipe, Side::Train).context("cannot read the training data")?;
+    let rows = TrainingRows::encode(&mut dataset, encoder, packing(&recipe.data))
+        .context("cannot read the training data")?;
+    note(&format!("training data: {}", rows.statistics()));
+    let invalid: u64 = dataset.stats().iter().map(|stats| stats.invalid).sum();
+    for (count, what) in [
+        (
+            rows.skipped as u64 + invalid,
+            "cannot be used and were skipped",
+        ),
+        (rows.dropped as u64, "were too long and were left out"),
+        (rows.truncated as u64, "were too long and were cut"),
+        (
+            rows.missing_eos as u64,
+            "do not end with a token that ends a generation",
+        ),
+    ] {
+        if count > 0 {
+            warn(&format!("{count} records {what}"));
+        }
+    }
+    Ok(rows)
+}
+
+fn validation(recipe: &Recipe, encoder: &Encoder) -> Result<Option<TrainingRows>> {
+    let data = &recipe.data;
+    if data.validation == 0.0 && data.validation_sources.is_empty() {
+        return Ok(None);
+    }
+    let context = "cannot read the validation data";
+    let mut dataset = dataset(recipe, Side::Validation).context(context)?;
+    let rows = match TrainingRows::encode(&mut dataset, encoder, packing(data)) {
+        Err(Error::Data(DataError::EmptyDataset { .. })) if data.validation != 0.0 => {
+            bail!("no record is held back for validation; a larger data.validation holds back more")
+        }
+        rows => rows.context(context)?,
+    };
+    note(&format!("validation data: {}", rows.statistics()));
+    Ok(Some(rows))
+}
+
+fn sampler_options(recipe: &Recipe) -> SamplerOptions {
+    let (data, optim) = (&recipe.data, &recipe.optim);
+    let bucket = if data.packing { 1 } else { BUCKET_BATCHES };
+    SamplerOptions {
+        batch_size: BatchSize::Examples(optim.batch_size),
+        accumulation: optim.gradient_accumulation_steps,
+        bucket: bucket.saturating_mul(optim.batch_size).max(1),
+        seed: Some(recipe.run.seed),
+    }
+}
+
+/// The sampler where a checkpoint left it.
+pub(crate) fn resume_sampler(
+    rows: &TrainingRows,
+    recipe: &Recipe,
+    cursor: &SamplerCursor,
+) -> Result<BatchSampler> {
+    let options = sampler_options(recipe);
+    Ok(BatchSampler::resume(&rows.lengths(), options, cursor)?)
+}
+
+fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<CausalLm> {
+    let device = DeviceArgs {
+        device: recipe.model.device,
+        dtype: recipe.model.dtype,
+    };
+    let mut options: LoadOptions = device.load_options(checkpoint)?;
+    if recipe.adapter.is_none() {
+        if recipe.model.dtype == DtypeName::F16 {
+            bail!("model.dtype = \"f16\" cannot be trained in full; bf16 and f32 can");
+        }
+        // Updates are far smaller than the steps between 16-bit numbers.
+        (options.weight_dtype, options.compute_dtype) = (DType::F32, DType::F32);
+    }
+    if let Some(quant) = recipe.quant {
+        let quantize = QuantizeArgs::new(quant.kind, quant.block_size, quant.double_quant);
+        options = quantize.apply(options)?;
+    }
+    options.device = options.device.autodiff();
+    let model = model::load(checkpoint, &options)?;
+    model.check_predicts_tokens()?;
+    Ok(model)
+}
+
+fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
+    let (length, limit) = (recipe.data.max_length, model.max_position_embeddings());
+    if length > limit {
+        bail!("data.max_length is {length}, and the model's context {limit} tokens");
+    }
+    Ok(())
+}
+
+/// Puts the adapter in place, new or from a checkpoint.
+fn adapt(
+    name: &str,
+    recipe: &Recipe,
+    model: &mut CausalLm,
+    resumed: Option<&Path>,
+) -> Result<AdapterPass> {
+    let Some(section) = &recipe.adapter else {
+        return Ok(AdapterPass::default());
+    };
+    if let Some(at) = resumed {
+        let pass = adapter::load(model, at)?;
+        set_trainable(model, &[adapter::NAME])?;
+        return Ok(pass);
+    }
+    let mut config = peft_config(section, name)?;
+    let common = config.common_mut();
+    common.inference_mode = false;
+    common
+        .base_model_name_or_path
+        .get_or_insert_with(|| recipe.model.path.clone());
+    inject(model, adapter::NAME, &config, recipe.run.seed)?;
+    Ok(AdapterPass::one(adapter::NAME))
+}

@@ -1,0 +1,168 @@
+//! Runs that are killed or stopped, and go on.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::train::{Workshop, events};
+use crate::{stderr, stdout};
+
+/// Steps that are long enough to be interrupted.
+const LONG: [&str; 5] = [
+    "schedule.max_steps=24",
+    "optim.gradient_accumulation_steps=8",
+    "run.save_steps=3",
+    "run.eval_steps=6",
+    "optim.neftune_noise_alpha=5",
+];
+
+/// Starts a run and returns when it has written the checkpoint of `step`.
+fn started(workshop: &Workshop, output: &str, step: usize) -> Child {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin("flametune"));
+    command.arg("train").arg(workshop.path("recipe.toml"));
+    let output = workshop.output(output);
+    for set in LONG.iter().chain([&output.as_str()]) {
+        command.args(["--set", set]);
+    }
+    command.stderr(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let marker = format!("step {step}: saved");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines
+        .find(|line| line.as_ref().unwrap().starts_with(&marker))
+        .unwrap()
+        .unwrap();
+    // Nobody reads the rest: the child must not be stopped by a closed pipe.
+    std::thread::spawn(move || lines.count());
+    child
+}
+
+fn train<'a>(workshop: &'a Workshop, output: &'a str) -> assert_cmd::Command {
+    let output = workshop.output(output);
+    let mut sets = LONG.to_vec();
+    sets.push(&output);
+    workshop.train(&sets)
+}
+
+#[track_caller]
+fn same_files(a: &Path, b: &Path, names: &[&str]) {
+    for name in names {
+        let read = |run: &Path| fs::read(run.join(name)).unwrap();
+        assert!(read(a) == read(b), "{name}");
+    }
+}
+
+/// Kills a run after its sixth step, goes on, and compares with one that was not killed.
+#[track_caller]
+fn killed_and_unbroken(workshop: &Workshop, result: &str, weights: &str) {
+    train(workshop, "unbroken").assert().success();
+    let mut child = started(workshop, "killed", 6);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = workshop.path("killed");
+    assert!(!killed.join(result).exists(), "killed too late");
+    train(workshop, "killed").arg("--resume").assert().success();
+    assert_eq!(events(&killed, "resumed").len(), 1);
+    let steps = events(&killed, "step");
+    let steps: Vec<u64> = steps
+        .iter()
+        .map(|step| step["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=24).collect::<Vec<_>>());
+    let result = format!("{result}/{weights}");
+    same_files(
+        &workshop.path("unbroken"),
+        &killed,
+        &[
+            &result,
+            "checkpoints/checkpoint-24/optimizer.safetensors",
+            "checkpoints/checkpoint-24/trainer_state.json",
+        ],
+    );
+}
+
+#[test]
+fn a_killed_run_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    killed_and_unbroken(&workshop, "adapter", "adapter_model.safetensors");
+}
+
+#[test]
+fn a_killed_run_of_the_whole_model_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe("");
+    killed_and_unbroken(&workshop, "model", "model.safetensors");
+    assert!(workshop.path("killed/model/tokenizer.json").is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_saves_and_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    train(&workshop, "unbroken").assert().success();
+
+    let mut child = started(&workshop, "stopped", 3);
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(child.wait().unwrap().success());
+    let stopped = workshop.path("stopped");
+    let end = &events(&stopped, "finished")[0];
+    assert_eq!(end["status"], "interrupted");
+    let step = end["step"].as_u64().unwrap();
+    assert!(
+        stopped
+            .join(format!("checkpoints/checkpoint-{step}"))
+            .is_dir()
+    );
+    train(&workshop, "stopped")
+        .arg("--resume")
+        .assert()
+        .success();
+    same_files(
+        &workshop.path("unbroken"),
+        &stopped,
+        &["adapter/adapter_model.safetensors"],
+    );
+}
+
+#[test]
+fn a_run_that_is_over_has_nothing_left_to_do() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).assert().success();
+    let result = workshop.path("run/adapter/adapter_model.safetensors");
+    let before = fs::read(&result).unwrap();
+    stdout(workshop.train(&[]).arg("--resume"));
+    assert!(before == fs::read(&result).unwrap());
+}
+
+#[test]
+fn a_changed_run_does_not_go_on() {
+    let workshop = Workshop::new();
+    let message = stderr(workshop.train(&[]).arg("--resume"));
+    assert!(message.contains("holds no run to go on with"), "{message}");
+    workshop.train(&[]).assert().success();
+    let message = stderr(&mut workshop.train(&[]));
+    assert!(message.contains("holds a run already"), "{message}");
+
+    let changed = ["optim.learning_rate=0.5", "adapter.r=8"];
+    for (set, expected) in changed.iter().zip([
+        "`optim.learning_rate` was 0.01 when the run began and is 0.5 now",
+        "`adapter.r` was 4 when the run began and is 8 now",
+    ]) {
+        let message = stderr(workshop.train(&[set]).arg("--resume"));
+        assert!(message.contains(expected), "{message}");
+    }
+
+    let data = fs::read_to_string(workshop.path("data.jsonl")).unwrap();
+    fs::write(workshop.path("data.jsonl"), data.replace("three", "seven")).unwrap();
+    let message = stderr(workshop.train(&[]).arg("--resume"));
+    assert!(message.contains("the data is not what it was"), "{message}");
+    workshop.train(&[]).arg("--overwrite").assert().success();
+}
