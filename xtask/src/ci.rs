@@ -1,11 +1,11 @@
-//! `cargo xtask ci`: what a fresh machine needs, then `check`, then `test`.
+//! `cargo xtask ci`: what a fresh machine needs, then `check`, `test`, and a few steps of training.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{check, console, fetch, test, workspace};
+use crate::{check, console, fetch, test, train_example, workspace};
 
 /// Prepares the machine as far as it can, then runs all checks and tests.
 pub(crate) fn run() -> Result<()> {
@@ -22,7 +22,8 @@ pub(crate) fn run() -> Result<()> {
         ));
     }
     check::run()?;
-    test::run(&test::Args::default())
+    test::run(&test::Args::default())?;
+    train_example::run(&train_example::Args::smoke())
 }
 
 /// Adds rustfmt and clippy where the toolchain was installed without them.

@@ -27,6 +27,7 @@ mod fetch;
 mod fixtures;
 mod test;
 mod tidy;
+mod train_example;
 mod workspace;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 A day with it:
   cargo xtask fetch                a small real model (98 MB) to talk to
+  cargo xtask train-example        fine-tune it on real instructions
   cargo xtask test -p lm rope      the tests of one crate whose name contains `rope`
   cargo xtask check                what a commit must pass, cheapest check first
   cargo xtask ci                   everything the continuous integration runs
@@ -66,6 +68,8 @@ enum Command {
     Fixtures(fixtures::Args),
     /// The rules of this workspace that the compiler does not know
     Tidy,
+    /// Fine-tune a small real model on real instructions, and show what it learned
+    TrainExample(train_example::Args),
     /// Speed and memory, beside what a user would pick instead
     Bench(bench::Args),
 }
@@ -80,6 +84,7 @@ impl Cli {
             Some(Command::Fetch(args)) => fetch::run(&args),
             Some(Command::Fixtures(args)) => fixtures::run(&args),
             Some(Command::Tidy) => tidy::run(),
+            Some(Command::TrainExample(args)) => train_example::run(&args),
             Some(Command::Bench(args)) => bench::run(&args),
         }
     }

@@ -54,6 +54,11 @@ pub(crate) fn default_asset() -> Result<()> {
     fetch(assets::DEFAULT, &workspace::cache_dir()?)
 }
 
+/// Fetches one asset or model.
+pub(crate) fn by_name(name: &str) -> Result<()> {
+    fetch(name, &workspace::cache_dir()?)
+}
+
 fn fetch(name: &str, cache: &Path) -> Result<()> {
     if let Some(model) = name.strip_prefix("hub:") {
         return from_hub(model, cache);
