@@ -38,17 +38,6 @@ pub(crate) struct Args {
     set: Vec<String>,
 }
 
-impl Args {
-    /// A few steps of the default recipe on the tiny model.
-    pub(crate) fn smoke() -> Self {
-        Self {
-            name: DEFAULT.to_owned(),
-            smoke: true,
-            set: Vec::new(),
-        }
-    }
-}
-
 /// Fetches what the recipe needs, builds the command, and trains.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let shell = workspace::shell()?;
