@@ -17,8 +17,6 @@ mod data;
 mod device;
 mod generate;
 mod info;
-mod memory;
-mod merge;
 mod model;
 mod quantize;
 mod recipe;
@@ -51,7 +49,6 @@ enum Command {
     Train(train::Train),
     Adapter(adapter::Adapter),
     Generate(generate::Generate),
-    Merge(merge::Merge),
     #[command(subcommand)]
     Data(data::Data),
     Info(info::Info),
@@ -61,7 +58,6 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(command) => command.run(),
-        Command::Merge(command) => command.run(),
         Command::Data(command) => command.run(),
         Command::Adapter(command) => command.run(),
         Command::Generate(command) => command.run(),

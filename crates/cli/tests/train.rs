@@ -168,10 +168,11 @@ fn a_run_learns_and_its_adapter_can_be_used_and_merged() {
     assert_ne!(adapted, answer(&model, &[]));
     let merged = workshop.path("merged");
     flametune()
-        .arg("merge")
-        .arg(&model)
+        .args(["adapter", "merge"])
         .arg(&adapter)
         .arg(&merged)
+        .arg("--base")
+        .arg(&model)
         .assert()
         .success();
     assert_eq!(answer(&merged, &[]), adapted);

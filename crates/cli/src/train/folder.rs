@@ -121,9 +121,7 @@ impl RunFolder {
 
     fn check_recipe(&self, recipe: &Recipe) -> Result<()> {
         let mut saved = self.read_description()?["recipe"].take();
-        // By way of text, as the saved one came: reading a number may change its last bit.
-        let now = serde_json::to_value(recipe)?.to_string();
-        let mut now: Value = serde_json::from_str(&now)?;
+        let mut now = serde_json::to_value(recipe)?;
         // A run may be moved.
         for recipe in [&mut saved, &mut now] {
             if let Some(run) = recipe["run"].as_object_mut() {

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flametune_train::fit::{Answer, FitEnd, FitObserver, FitStart};
+use flametune_train::record::Memory;
 use flametune_train::{EvalReport, Result, StepReport};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use crate::memory::Memory;
 
 /// Steps that speed and remaining time are judged by, as the weight of the newest.
 const NEWEST: f64 = 0.1;
@@ -55,7 +54,7 @@ impl Bar {
     fn line(&self, step: usize) -> String {
         let left = self.seconds * (self.max_steps.saturating_sub(step)) as f64;
         let memory = Memory::now().map_or_else(String::new, |memory| {
-            format!("  {}", HumanBytes(memory.resident_bytes))
+            format!("  {}", HumanBytes(memory.rss_bytes))
         });
         format!(
             "loss {:.4}  {:.0} tok/s  {} left{memory}",

@@ -8,12 +8,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use flametune_peft::TrainableReport;
 use flametune_train::fit::{Answer, Ended, FitObserver, FitReport};
+use flametune_train::record::Memory;
 use flametune_train::{EvalReport, StepReport};
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::Value;
 
 use super::folder::RunFolder;
-use crate::memory::Memory;
 use crate::recipe::Recipe;
 
 /// Writes to standard output.
