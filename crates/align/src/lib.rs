@@ -1,0 +1,1 @@
+//! Preference losses, reward models and reinforcement learning on one base model.

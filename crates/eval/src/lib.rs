@@ -1,0 +1,1 @@
+//! Numbers people can rely on: benchmarks, metrics, statistics, judges and human comparisons.

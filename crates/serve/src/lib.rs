@@ -1,0 +1,1 @@
+//! One base model and many adapters behind the HTTP interface of OpenAI.
