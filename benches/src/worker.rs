@@ -21,6 +21,7 @@ const ONE_SHARD: usize = usize::MAX;
 /// When a request cannot be read or a reply cannot be written; what goes wrong while a request is
 /// carried out is a [`Reply::Failed`].
 pub fn serve(device: &Device, requests: impl BufRead, mut replies: impl Write) -> Result<()> {
+    flametune_kernels::keep_freed_memory();
     let (mut loaded, mut prepared) = (None, None);
     for line in requests.lines() {
         let request = serde_json::from_str(&line?).context("reading a request")?;

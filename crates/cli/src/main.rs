@@ -56,6 +56,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    flametune_kernels::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Train(command) => command.run(),
         Command::Data(command) => command.run(),

@@ -62,6 +62,7 @@
     )
 )]
 
+mod allocator;
 mod attention;
 mod cpu;
 mod cross_entropy;
@@ -80,6 +81,7 @@ mod rope;
 mod sample;
 mod simd;
 
+pub use allocator::keep_freed_memory;
 pub use attention::{AttentionMask, attention};
 pub use cpu::in_pool;
 pub use cross_entropy::{
