@@ -63,6 +63,7 @@
 )]
 
 mod allocator;
+mod alone;
 mod attention;
 mod cpu;
 mod cross_entropy;
@@ -82,13 +83,14 @@ mod sample;
 mod simd;
 
 pub use allocator::keep_freed_memory;
-pub use attention::{AttentionMask, attention};
+pub use alone::rows_alone;
+pub use attention::{AttentionMask, PagedKeysValues, PagedScores, PagedSequence, attention};
 pub use cpu::in_pool;
 pub use cross_entropy::{
     CrossEntropy, CrossEntropyOutput, LogitOptions, linear_cross_entropy, linear_logps,
     linear_logps_with_entropy,
 };
-pub use gated::{geglu_tanh, swiglu};
+pub use gated::{geglu_tanh, swiglu, swiglu_with};
 pub use linear::{linear, linear_with};
 pub use lora::{LoraBase, LoraDropout, LoraFactors, LoraSegment, lora_linear, lora_segmented};
 pub use mmap::MappedFile;

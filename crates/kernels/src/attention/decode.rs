@@ -12,16 +12,16 @@ use super::softmax::Running;
 use crate::simd::{Kernel, Panels, Simd, Strided, dispatch, dot_rows, product};
 
 /// The most rows (queries of all heads of a group) that one pass over the keys serves.
-const MAX_ROWS: usize = 8;
+pub(super) const MAX_ROWS: usize = 8;
 
 /// Keys per task. Fixed, so that results do not depend on the number of threads.
-const KEYS: usize = 256;
+pub(super) const KEYS: usize = 256;
 
 /// Keys between one in use and one being prefetched.
-const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 16;
 
 /// No instruction set has more lanes.
-const MAX_LANES: usize = 16;
+pub(super) const MAX_LANES: usize = 16;
 
 /// Whether there are few enough queries, in vectors that fill registers.
 pub(super) fn suits(call: &Call<'_>) -> bool {
@@ -61,7 +61,7 @@ pub(super) fn run(call: &Call<'_>, out: Output) {
     for (pair, partial) in partial.chunks_exact(chunks * room).enumerate() {
         let (batch, kv_head) = (pair / call.k.heads, pair % call.k.heads);
         for row in 0..rows {
-            let (values, running) = join(partial, room, rows, row, d);
+            let (values, running) = join(partial.chunks_exact(room), rows, row, d);
             let (g, query) = (row / call.q.seq, row % call.q.seq);
             // SAFETY: the indices are of this call, and this thread alone writes.
             unsafe {
@@ -77,7 +77,12 @@ pub(super) fn run(call: &Call<'_>, out: Output) {
 }
 
 /// The result of one row from those of its chunks, in order.
-fn join(partial: &[f32], room: usize, rows: usize, row: usize, d: usize) -> (Vec<f32>, Running) {
+pub(super) fn join<'a>(
+    chunks: impl Iterator<Item = &'a [f32]> + Clone,
+    rows: usize,
+    row: usize,
+    d: usize,
+) -> (Vec<f32>, Running) {
     let state = |chunk: &[f32]| {
         let at = rows * d + 2 * row;
         Running {
@@ -85,7 +90,6 @@ fn join(partial: &[f32], room: usize, rows: usize, row: usize, d: usize) -> (Vec
             sum: chunk[at + 1],
         }
     };
-    let chunks = partial.chunks_exact(room);
     let max = chunks
         .clone()
         .map(|chunk| state(chunk).max)

@@ -33,7 +33,14 @@ pub(super) fn forward(
     v: FlexTensor,
 ) -> (FlexTensor, Vec<f32>) {
     let (q, k, v) = (Heads::new(q), Heads::new(k), Heads::new(v));
-    let call = Call::new(attention, &q, &k, &v);
+    let (y, log_sums) = run(attention, &q, &k, &v);
+    let shape = [q.batch, q.heads, q.seq, q.head_dim];
+    (heads_inside(y, shape), log_sums)
+}
+
+/// [`forward`] into memory in the order `[batch, q_len, heads, head_dim]`.
+pub(super) fn run(attention: &Attention, q: &Heads, k: &Heads, v: &Heads) -> (Vec<f32>, Vec<f32>) {
+    let call = Call::new(attention, q, k, v);
     let (batch, heads, q_len, head_dim) = (q.batch, q.heads, q.seq, q.head_dim);
     let mut y = vec![0.0; batch * q_len * heads * head_dim];
     let mut log_sums = vec![f32::INFINITY; batch * heads * q_len];
@@ -62,7 +69,7 @@ pub(super) fn forward(
                 });
         }
     }
-    (heads_inside(y, [batch, heads, q_len, head_dim]), log_sums)
+    (y, log_sums)
 }
 
 /// One forward pass.

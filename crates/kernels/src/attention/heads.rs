@@ -11,6 +11,7 @@ pub(super) struct Heads {
     pub(super) seq: usize,
     pub(super) head_dim: usize,
     strides: [usize; 3],
+    offset: usize,
 }
 
 impl Heads {
@@ -26,13 +27,28 @@ impl Heads {
         let (shape, strides) = (tensor.layout().shape(), tensor.layout().strides());
         let [batch, heads, seq, head_dim] = [shape[0], shape[1], shape[2], shape[3]];
         let strides = [0, 1, 2].map(|dim| strides[dim].unsigned_abs());
+        let offset = tensor.layout().start_offset();
         Self {
+            offset,
             tensor,
             batch,
             heads,
             seq,
             head_dim,
             strides,
+        }
+    }
+
+    /// Rows of one vector each, `len` of them from `first` on, as the vectors of a single row.
+    pub(super) fn sequence(&self, first: usize, len: usize) -> Self {
+        assert!(self.seq == 1 && first + len <= self.batch);
+        Self {
+            tensor: self.tensor.clone(),
+            batch: 1,
+            seq: len,
+            strides: [0, self.strides[1], self.strides[0]],
+            offset: self.offset + first * self.strides[0],
+            ..*self
         }
     }
 
@@ -45,8 +61,7 @@ impl Heads {
                 head_dim: self.head_dim,
             };
         }
-        let start =
-            self.tensor.layout().start_offset() + batch * self.strides[0] + head * self.strides[1];
+        let start = self.offset + batch * self.strides[0] + head * self.strides[1];
         let stride = self.strides[2];
         let len = (self.seq - 1) * stride + self.head_dim;
         Head {

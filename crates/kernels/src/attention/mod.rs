@@ -5,6 +5,7 @@ mod gradient;
 mod heads;
 mod mask;
 mod pack;
+mod paged;
 pub(crate) mod reference;
 mod softmax;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod tests;
 mod visible;
 
 pub use mask::AttentionMask;
+pub use paged::{PagedKeysValues, PagedScores, PagedSequence};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};

@@ -24,4 +24,9 @@ pub(crate) trait Decode: Sync {
     fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
         None
     }
+
+    /// The same of a matrix that is f32 in memory.
+    fn f32_rows(&self) -> Option<(&[f32], usize)> {
+        None
+    }
 }

@@ -7,7 +7,9 @@
 use std::ops::Range;
 
 use burn::tensor::DType;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::{Decode, Rows, Stored};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -36,6 +38,10 @@ impl Decode for Rows {
 
     fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
         (self.dtype() == DType::BF16).then(|| (self.data(), self.stride()))
+    }
+
+    fn f32_rows(&self) -> Option<(&[f32], usize)> {
+        (self.dtype() == DType::F32).then(|| (self.data(), self.stride()))
     }
 }
 
@@ -70,6 +76,11 @@ impl Decode for RowRange<'_> {
         let (values, stride) = self.matrix.bf16_rows()?;
         Some((&values[self.rows.start * stride..], stride))
     }
+
+    fn f32_rows(&self) -> Option<(&[f32], usize)> {
+        let (values, stride) = self.matrix.f32_rows()?;
+        Some((&values[self.rows.start * stride..], stride))
+    }
 }
 
 /// Dense rows of bf16 numbers.
@@ -94,6 +105,42 @@ impl Decode for Bf16Rows<'_> {
 
     fn bf16_rows(&self) -> Option<(&[bf16], usize)> {
         Some((self.values, self.shape[1]))
+    }
+}
+
+/// Dense rows of f32 numbers.
+#[derive(Debug)]
+pub(crate) struct F32Rows<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) shape: [usize; 2],
+}
+
+impl Decode for F32Rows<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn decode(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        self.each(rows, cols, out);
+    }
+
+    fn decode_bf16(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+        self.each(rows, cols, out);
+    }
+
+    fn f32_rows(&self) -> Option<(&[f32], usize)> {
+        Some((self.values, self.shape[1]))
+    }
+}
+
+impl F32Rows<'_> {
+    fn each<T: Target>(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [T]) {
+        assert!(rows.end <= self.shape[0] && cols.end <= self.shape[1]);
+        assert_eq!(out.len(), rows.len() * cols.len());
+        for (row, to) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
+            let from = &self.values[row * self.shape[1]..][cols.clone()];
+            dispatch(Convert { from, to });
+        }
     }
 }
 
@@ -122,6 +169,22 @@ pub(crate) fn rounded(values: &[f32]) -> Vec<bf16> {
         to: &mut bits,
     });
     bits.into_iter().map(bf16::from_bits).collect()
+}
+
+/// The rows, dense and rounded to bf16.
+pub(crate) fn rounded_rows(rows: &Rows) -> Vec<bf16> {
+    /// Numbers that one task rounds.
+    const TASK: usize = 64 * 1024;
+    let width = rows.width().max(1);
+    let mut values = vec![bf16::ZERO; rows.rows() * rows.width()];
+    let per_task = TASK.div_ceil(width);
+    let tasks = values.par_chunks_mut(per_task * width).enumerate();
+    tasks.for_each(|(task, to)| {
+        let first = task * per_task;
+        let part = first..first + to.len() / width;
+        rows.decode_bf16(part, 0..rows.width(), to.reinterpret_cast_mut());
+    });
+    values
 }
 
 /// Calls `each` with the values of every row of the part and where they go.

@@ -68,6 +68,11 @@ impl Rows {
         }
     }
 
+    /// The tensor that is seen.
+    pub(crate) fn tensor(&self) -> &FlexTensor {
+        &self.tensor
+    }
+
     pub(crate) fn dtype(&self) -> DType {
         self.tensor.dtype()
     }

@@ -8,7 +8,7 @@ use burn_flex::FlexTensor;
 use gemm::Parallelism;
 use half::bf16;
 
-use crate::cpu::{Bf16Rows, Decode, RowRange, Rows, rounded};
+use crate::cpu::{Bf16Rows, Decode, F32Rows, RowRange, Rows, rounded};
 use crate::linear::matrix::{Matrix, product_into};
 use crate::linear::product16::{Operand, Orientation};
 use crate::precision::Precision;
@@ -23,9 +23,10 @@ pub(super) struct Head {
     precision: Precision,
 }
 
-/// The hidden states of a chunk, for products of bf16 pairs.
+/// The hidden states of a chunk, for products in blocks.
 #[derive(Debug)]
 pub(super) struct Hidden {
+    /// In bf16, if that is the head's precision.
     rounded: Vec<bf16>,
     shape: [usize; 2],
     left: Operand,
@@ -56,15 +57,17 @@ impl Head {
         }
     }
 
-    /// The rows `h` of `d_model` for products of bf16 pairs, if the head wants them and the
-    /// processor has them.
+    /// The rows `h` of `d_model` packed for products in blocks, if the processor has them.
     pub(super) fn hidden(&self, h: &[f32]) -> Option<Hidden> {
-        if self.precision == Precision::Full {
-            return None;
-        }
-        let rounded = rounded(h);
         let shape = [h.len() / self.width().max(1), self.width()];
-        let left = Operand::rows(&rounded, shape)?;
+        let rounded = match self.precision {
+            Precision::Full => Vec::new(),
+            Precision::Bf16 => rounded(h),
+        };
+        let left = match self.precision {
+            Precision::Full => Operand::of(h, shape, shape[1], Precision::Full)?,
+            Precision::Bf16 => Operand::rows(&rounded, shape)?,
+        };
         Some(Hidden {
             rounded,
             shape,
@@ -119,9 +122,7 @@ impl Head {
     ) {
         let width = self.width();
         let rows = dh.len() / width.max(1);
-        if self.precision == Precision::Bf16
-            && let Some(dz) = Operand::rounded(dz, [rows, classes.len()], stride)
-        {
+        if let Some(dz) = Operand::of(dz, [rows, classes.len()], stride, self.precision) {
             let weight = self.rows(classes);
             // SAFETY: `dh` holds `rows` rows of `width` values.
             unsafe {
@@ -158,14 +159,20 @@ impl Head {
         let width = self.width();
         let (rows, count) = (h.len() / width.max(1), dw.len() / width.max(1));
         if let Some(hidden) = hidden
-            && let Some(dz) = Operand::columns(dz, [count, rows], stride)
+            && let Some(dz) = Operand::columns(dz, [count, rows], stride, self.precision)
         {
-            let h = Bf16Rows {
-                values: &hidden.rounded,
-                shape: hidden.shape,
-            };
+            let (way, to) = (Orientation::Columns, (dw.as_mut_ptr(), width));
+            let shape = hidden.shape;
             // SAFETY: `dw` holds `count` rows of `width` values.
-            unsafe { dz.multiply(&h, Orientation::Columns, (dw.as_mut_ptr(), width), true) };
+            unsafe {
+                match self.precision {
+                    Precision::Full => dz.multiply(&F32Rows { values: h, shape }, way, to, true),
+                    Precision::Bf16 => {
+                        let values = &hidden.rounded;
+                        dz.multiply(&Bf16Rows { values, shape }, way, to, true);
+                    }
+                }
+            }
             return;
         }
         let dz = Matrix::new(dz, [rows, count], [stride, 1]).transposed();

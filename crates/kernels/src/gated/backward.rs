@@ -6,6 +6,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_flex::{Flex, FlexTensor};
 
 use super::{Activation, GatedOps, flex};
+use crate::cpu::remember;
+use crate::precision::Precision;
 
 #[derive(Debug)]
 struct GatedBackward;
@@ -42,6 +44,7 @@ impl<C: CheckpointStrategy> GatedOps for Autodiff<Flex, C> {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         activation: Activation,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let (gate, gate_node) = gate.into_parts();
         let (up, up_node) = up.into_parts();
@@ -51,12 +54,23 @@ impl<C: CheckpointStrategy> GatedOps for Autodiff<Flex, C> {
             .stateful()
         {
             OpsKind::Tracked(prep) => {
+                let (y, gate, up) = match precision {
+                    Precision::Full => {
+                        let y = flex::forward(activation, gate.clone(), up.clone());
+                        (y, gate, up)
+                    }
+                    Precision::Bf16 => flex::forward_keeping_bf16(activation, gate, up),
+                };
                 let state = State {
                     activation,
-                    gate: gate.clone(),
-                    up: up.clone(),
+                    gate,
+                    up,
                 };
-                prep.finish(state, flex::forward(activation, gate, up))
+                let State { gate, up, .. } = state.clone();
+                remember(&y, move || {
+                    flex::forward(activation, gate.clone(), up.clone())
+                });
+                prep.finish(state, y)
             }
             OpsKind::UnTracked(prep) => prep.finish(flex::forward(activation, gate, up)),
         }

@@ -2,18 +2,27 @@
 
 use std::mem::MaybeUninit;
 
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
+use half::bf16;
 
 use super::Activation;
-use crate::cpu::{Rows, fill_rows, tensor};
+use crate::cpu::{Rows, Stored, fill_rows, rounded_rows, tensor, tensor_bf16};
 use crate::simd::{Kernel, Simd, dispatch, read, sigmoid, write_new};
 
-/// `act(gate)·up`.
+/// `act(gate)·up` in f32, of f32 or bf16.
 pub(super) fn forward(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    match gate.dtype() {
+        DType::BF16 => forward_of::<bf16>(activation, gate, up),
+        _ => forward_of::<f32>(activation, gate, up),
+    }
+}
+
+fn forward_of<E: Stored>(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
     let shape = gate.layout().shape().clone();
     let (gate, up) = (Rows::new(gate), Rows::new(up));
     let width = gate.width();
-    let (g, u) = (gate.data::<f32>(), up.data::<f32>());
+    let (g, u) = (gate.data::<E>(), up.data::<E>());
     #[allow(unsafe_code, reason = "the output is not zeroed first")]
     // SAFETY: `Forward` writes the whole of each row it is given.
     let [y] = unsafe {
@@ -33,8 +42,33 @@ pub(super) fn forward(activation: Activation, gate: FlexTensor, up: FlexTensor) 
     tensor(y, shape)
 }
 
+/// [`forward`] of f32, and gate and up rounded to bf16.
+pub(super) fn forward_keeping_bf16(
+    activation: Activation,
+    gate: FlexTensor,
+    up: FlexTensor,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let shape = gate.layout().shape().clone();
+    let y = forward(activation, gate.clone(), up.clone());
+    let [gate, up] = [gate, up].map(|tensor| rounded_rows(&Rows::new(tensor)));
+    let kept = |values| tensor_bf16(values, shape.clone());
+    (y, kept(gate), kept(up))
+}
+
 /// The gradients of `gate` and `up` for the output gradient `dy`.
 pub(super) fn backward(
+    activation: Activation,
+    gate: FlexTensor,
+    up: FlexTensor,
+    dy: FlexTensor,
+) -> [FlexTensor; 2] {
+    match gate.dtype() {
+        DType::BF16 => backward_of::<bf16>(activation, gate, up, dy),
+        _ => backward_of::<f32>(activation, gate, up, dy),
+    }
+}
+
+fn backward_of<E: Stored>(
     activation: Activation,
     gate: FlexTensor,
     up: FlexTensor,
@@ -43,7 +77,7 @@ pub(super) fn backward(
     let shape = gate.layout().shape().clone();
     let (gate, up, dy) = (Rows::new(gate), Rows::new(up), Rows::new(dy));
     let width = gate.width();
-    let (g, u, d) = (gate.data::<f32>(), up.data::<f32>(), dy.data::<f32>());
+    let (g, u, d) = (gate.data::<E>(), up.data::<E>(), dy.data::<f32>());
     #[allow(unsafe_code, reason = "the outputs are not zeroed first")]
     // SAFETY: `Backward` writes the whole of both rows it is given.
     let gradients = unsafe {
@@ -70,14 +104,14 @@ pub(super) fn backward(
 }
 
 /// One row of [`forward`].
-struct Forward<'a> {
+struct Forward<'a, E> {
     activation: Activation,
-    gate: &'a [f32],
-    up: &'a [f32],
+    gate: &'a [E],
+    up: &'a [E],
     y: &'a mut [MaybeUninit<f32>],
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Stored> Kernel for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -89,16 +123,16 @@ impl Kernel for Forward<'_> {
 }
 
 /// One row of [`backward`].
-struct Backward<'a> {
+struct Backward<'a, E> {
     activation: Activation,
-    gate: &'a [f32],
-    up: &'a [f32],
+    gate: &'a [E],
+    up: &'a [E],
     dy: &'a [f32],
     dgate: &'a mut [MaybeUninit<f32>],
     dup: &'a mut [MaybeUninit<f32>],
 }
 
-impl Kernel for Backward<'_> {
+impl<E: Stored> Kernel for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

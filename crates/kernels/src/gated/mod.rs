@@ -15,6 +15,7 @@ use burn_flex::Flex;
 pub(crate) use cube::{GatedCubeGradients, GatedCubeOps};
 
 use crate::cpu;
+use crate::precision::Precision;
 
 /// What the gate passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +30,7 @@ pub(crate) trait GatedOps: Backend {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         activation: Activation,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 }
 
@@ -37,6 +39,7 @@ impl GatedOps for Flex {
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         activation: Activation,
+        _: Precision,
     ) -> FloatTensor<Self> {
         flex::forward(activation, gate, up)
     }
@@ -63,12 +66,28 @@ impl GatedOps for Flex {
 /// y.assert_approx_eq::<f32>(&[0.0, 5.284_782_5].into(), Default::default());
 /// ```
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    swiglu_with(gate, up, Precision::Full)
+}
+
+/// [`swiglu`] between layers that multiply as `precision` says.
+///
+/// With [`Precision::Bf16`] the value is the same, and the backward pass keeps gate and up rounded
+/// to bf16 where there is a native form: half the memory, and gradients as exact as the products
+/// that they enter.
+///
+/// # Panics
+/// When the shapes differ.
+pub fn swiglu_with<const D: usize>(
+    gate: Tensor<D>,
+    up: Tensor<D>,
+    precision: Precision,
+) -> Tensor<D> {
     assert_eq!(
         gate.dims(),
         up.dims(),
         "swiglu: gate and up must have one shape"
     );
-    gated(gate, up, Activation::Silu)
+    gated(gate, up, Activation::Silu, precision)
 }
 
 /// GELU-gated linear unit with the tanh form of GELU: `gelu_tanh(gate) · up` with
@@ -88,12 +107,18 @@ pub fn geglu_tanh<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         up.dims(),
         "geglu_tanh: gate and up must have one shape"
     );
-    gated(gate, up, Activation::GeluTanh)
+    gated(gate, up, Activation::GeluTanh, Precision::Full)
 }
 
-fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>, activation: Activation) -> Tensor<D> {
+fn gated<const D: usize>(
+    gate: Tensor<D>,
+    up: Tensor<D>,
+    activation: Activation,
+    precision: Precision,
+) -> Tensor<D> {
     if cpu::takes(&gate) && cpu::takes(&up) {
-        let y = Dispatch::gated_forward(gate.into_dispatch(), up.into_dispatch(), activation);
+        let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+        let y = Dispatch::gated_forward(gate, up, activation, precision);
         return Tensor::from_dispatch(y);
     }
     #[cfg(feature = "cube")]

@@ -2,7 +2,8 @@ use burn::tensor::{DType, Device, Tensor};
 use flametune_testkit::{assert_close, check_gradients, devices, tol};
 use proptest::prelude::*;
 
-use super::{Activation, geglu_tanh, reference, swiglu};
+use super::{Activation, geglu_tanh, reference, swiglu, swiglu_with};
+use crate::precision::Precision;
 use crate::sample::{leaf, numbers, pull_back, tensor};
 
 const BOTH: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
@@ -164,4 +165,26 @@ fn computes_f16(device: &Device) -> bool {
     }
     let _ = device;
     false
+}
+
+#[test]
+fn between_bf16_layers_the_value_is_exact_and_gradients_are_those_of_rounded_inputs() {
+    let shape = [5, 37];
+    let rounded = |x: Tensor<2>| x.cast(DType::BF16).cast(DType::F32);
+    let (gate, up) = (leaf(shape, 1), leaf(shape, 2));
+    let y = swiglu_with(gate.clone(), up.clone(), Precision::Bf16);
+    let exact = swiglu(gate.clone(), up.clone());
+    assert_eq!(y.to_data(), exact.into_data());
+    let gradients = pull_back(y);
+    let leaves = [&gate, &up].map(|leaf| rounded(leaf.clone().inner()));
+    let leaves = leaves.map(|leaf| Tensor::from_inner(leaf).require_grad());
+    let [rounded_gate, rounded_up] = leaves;
+    let y = reference::gated(rounded_gate.clone(), rounded_up.clone(), Activation::Silu);
+    let expected = pull_back(y);
+    let tolerance = tol::roundings(DType::F32, 64).of_magnitude(4.0);
+    for (leaf, expected_leaf) in [(gate, rounded_gate), (up, rounded_up)] {
+        let got = leaf.grad(&gradients).unwrap().into_data();
+        let expected = expected_leaf.grad(&expected).unwrap().into_data();
+        assert_close(&got, &expected, tolerance, "gradient");
+    }
 }

@@ -8,6 +8,7 @@ use burn::tensor::FloatDType;
 use burn_flex::{Flex, FlexTensor};
 
 use super::{LinearOps, flex};
+use crate::cpu::Kept;
 use crate::precision::Precision;
 
 #[derive(Debug)]
@@ -16,7 +17,7 @@ struct LinearBackward;
 /// What the backward pass keeps: the weight if x wants a gradient, x if the weight does.
 #[derive(Debug, Clone)]
 struct State {
-    x: Option<FlexTensor>,
+    x: Option<Kept>,
     weight: Option<FlexTensor>,
     weight_dtype: FloatDType,
     bias_dtype: FloatDType,
@@ -39,7 +40,7 @@ fn backward<const N: usize>(ops: Ops<State, N>, grads: &mut Gradients) {
         grads.register::<Flex>(parent.id, flex::x_gradient(dy.clone(), weight, precision));
     }
     if let (Some(parent), Some(x)) = (parent(), x) {
-        let gradient = flex::weight_gradient(dy.clone(), x, precision);
+        let gradient = flex::weight_gradient(dy.clone(), x.tensor(), precision);
         grads.register::<Flex>(parent.id, Flex::float_cast(gradient, weight_dtype));
     }
     if let Some(parent) = parent() {
@@ -74,7 +75,7 @@ impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
         let (x, x_node) = x.into_parts();
         let (weight, weight_node) = weight.into_parts();
         let state = State {
-            x: keep_x.then(|| x.clone()),
+            x: keep_x.then(|| Kept::new(x.clone())),
             weight: keep_weight.then(|| weight.clone()),
             weight_dtype: weight.dtype().into(),
             bias_dtype: x.dtype().into(),
@@ -102,7 +103,7 @@ impl<C: CheckpointStrategy> LinearOps for Autodiff<Flex, C> {
         let (weight, weight_node) = weight.into_parts();
         let (bias, bias_node) = bias.into_parts();
         let state = State {
-            x: keep_x.then(|| x.clone()),
+            x: keep_x.then(|| Kept::new(x.clone())),
             weight: keep_weight.then(|| weight.clone()),
             weight_dtype: weight.dtype().into(),
             bias_dtype: bias.dtype().into(),

@@ -9,7 +9,8 @@ use super::gemv::{MAX_ROWS, gemv};
 use super::matrix::{Matrix, forward_strides, product};
 use super::mixed;
 use super::product16::{self, Orientation};
-use crate::cpu::{Rows, Stored, tensor};
+use crate::alone::is_alone;
+use crate::cpu::{Rows, Stored, tensor, tensor_bf16};
 use crate::precision::Precision;
 
 /// `y = x·Wᵀ + b`, of the dtype of x; x and b are f32 or bf16, W is f32, bf16 or f16.
@@ -19,8 +20,71 @@ pub(crate) fn forward(
     bias: Option<FlexTensor>,
     precision: Precision,
 ) -> FlexTensor {
-    if in_bf16(&x, precision) {
-        return product_in_bf16(x, weight, Orientation::Rows, bias);
+    if !is_alone() {
+        return together(x, weight, bias, precision);
+    }
+    // A transposed f32 view goes through `gemm`, which keeps its order of sums for one row only.
+    let transposed = weight.dtype() == DType::F32 && weight.layout().strides()[1] != 1;
+    let rows = if transposed && !in_bf16(&x, precision) {
+        1
+    } else {
+        MAX_ROWS
+    };
+    in_parts(x, rows, |x| {
+        together(x, weight.clone(), bias.clone(), precision)
+    })
+}
+
+/// Rows of `x` in groups of at most `rows`, and the outputs below each other again.
+pub(crate) fn in_parts(
+    x: FlexTensor,
+    rows: usize,
+    f: impl Fn(FlexTensor) -> FlexTensor,
+) -> FlexTensor {
+    let shape = x.layout().shape().clone();
+    let width = shape.as_slice().last().copied().unwrap_or(1);
+    let count = shape.num_elements().checked_div(width).unwrap_or(0);
+    if count <= rows {
+        return f(x);
+    }
+    let x = x.to_contiguous().reshape(Shape::from([count, width]));
+    let parts = (0..count).step_by(rows).map(|first| {
+        let end = (first + rows).min(count);
+        f(x.narrow(0, first, end - first))
+    });
+    let parts: Vec<FlexTensor> = parts.collect();
+    joined(&parts, &shape)
+}
+
+/// Rows of f32 or bf16 below each other, in the shape of what they were made from.
+fn joined(parts: &[FlexTensor], shape: &Shape) -> FlexTensor {
+    let width = parts.first().map_or(0, |part| part.layout().shape()[1]);
+    let shape = with_width(shape, width);
+    if parts.iter().any(|part| part.dtype() == DType::BF16) {
+        return tensor_bf16(numbers::<bf16>(parts), shape);
+    }
+    tensor(numbers::<f32>(parts), shape)
+}
+
+fn numbers<E: Stored>(parts: &[FlexTensor]) -> Vec<E> {
+    let mut all = Vec::new();
+    for part in parts {
+        let rows = Rows::new(part.clone());
+        all.extend_from_slice(rows.data::<E>());
+    }
+    all
+}
+
+/// [`forward`] of all rows at once.
+fn together(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    precision: Precision,
+) -> FlexTensor {
+    let rows = with_width(x.layout().shape(), 1).num_elements();
+    if in_bf16(&x, precision) || rows > MAX_ROWS && product16::in_full() {
+        return product_in_blocks(x, weight, Orientation::Rows, bias, precision);
     }
     let shape = with_width(x.layout().shape(), weight.layout().shape()[0]);
     let x = Rows::new(x);
@@ -49,20 +113,31 @@ fn in_bf16(x: &FlexTensor, precision: Precision) -> bool {
     x.dtype() == DType::BF16 || precision == Precision::Bf16
 }
 
-/// The product of bf16 operands; a weight that is a transposed view is used as it lies.
-fn product_in_bf16(
+/// The product of bf16 or f32 operands, block by block.
+fn product_in_blocks(
     x: FlexTensor,
     weight: FlexTensor,
     orientation: Orientation,
     bias: Option<FlexTensor>,
+    precision: Precision,
 ) -> FlexTensor {
-    let strides = weight.layout().strides();
-    let (weight, orientation) = if strides[0] == 1 && strides[1] > 1 {
-        (weight.transpose(0, 1), orientation.flipped())
+    let (weight, orientation) = as_it_lies(weight, orientation);
+    product16::product(x, &weight, orientation, bias, precision)
+}
+
+/// The rows of a weight, or its columns if it is a transposed view.
+fn as_it_lies(weight: FlexTensor, orientation: Orientation) -> (Rows, Orientation) {
+    if lies_in_rows(&weight) {
+        (Rows::new(weight), orientation)
     } else {
-        (weight, orientation)
-    };
-    product16::product(x, &Rows::new(weight), orientation, bias)
+        (Rows::new(weight.transpose(0, 1)), orientation.flipped())
+    }
+}
+
+/// Whether a weight is no transposed view.
+pub(crate) fn lies_in_rows(weight: &FlexTensor) -> bool {
+    let strides = weight.layout().strides();
+    strides[0] != 1 || strides[1] <= 1
 }
 
 fn converting<W: Stored>(x: &Rows, weight: FlexTensor, bias: Option<&[f32]>) -> Vec<f32> {
@@ -76,8 +151,8 @@ fn converting<W: Stored>(x: &Rows, weight: FlexTensor, bias: Option<&[f32]>) -> 
 
 /// `dx = dy·W`, of the dtype of dy.
 pub(crate) fn x_gradient(dy: FlexTensor, weight: FlexTensor, precision: Precision) -> FlexTensor {
-    if in_bf16(&dy, precision) {
-        return product_in_bf16(dy, weight, Orientation::Columns, None);
+    if in_bf16(&dy, precision) || product16::in_full() {
+        return product_in_blocks(dy, weight, Orientation::Columns, None, precision);
     }
     let shape = with_width(dy.layout().shape(), weight.layout().shape()[1]);
     let dy = Rows::new(dy);
@@ -93,8 +168,8 @@ pub(crate) fn x_gradient(dy: FlexTensor, weight: FlexTensor, precision: Precisio
 
 /// `dW = dyᵀ·x`, in f32.
 pub(super) fn weight_gradient(dy: FlexTensor, x: FlexTensor, precision: Precision) -> FlexTensor {
-    if in_bf16(&dy, precision) {
-        return product16::weight_gradient(dy, x);
+    if in_bf16(&dy, precision) || product16::in_full() {
+        return product16::weight_gradient(dy, x, precision);
     }
     let (dy, x) = (Rows::new(dy), Rows::new(x));
     let shape = Shape::from([dy.width(), x.width()]);

@@ -13,7 +13,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Tensor};
 use burn_flex::Flex;
 
-pub(crate) use flex::{bias_gradient, forward, with_width, x_gradient};
+pub(crate) use flex::{bias_gradient, forward, in_parts, lies_in_rows, with_width, x_gradient};
 
 use crate::cpu;
 use crate::precision::Precision;

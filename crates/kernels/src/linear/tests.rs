@@ -181,6 +181,39 @@ fn a_weight_without_autodiff_meets_tracked_activations() {
 }
 
 #[test]
+fn weights_behind_operations_that_are_done_again_get_the_same_gradients() {
+    let [rows, d_in, d_out] = [37, 24, 40];
+    let (x, norm) = (leaf([rows, d_in], 1), leaf([d_in], 2));
+    let weights = [3, 4, 5].map(|seed| leaf([d_out, d_in], seed));
+    let down = leaf([d_in, d_out], 6);
+    let gradients = |reference: bool| {
+        let [q, gate, up] = weights.clone();
+        let (x, norm) = (x.clone(), norm.clone());
+        let y = if reference {
+            let h = crate::reference::rms_norm(x, norm, 1e-6);
+            let map = |x: Tensor<2>, w: Tensor<2>| reference::linear(x, w, None);
+            let (gate, up) = (map(h.clone(), gate), map(h.clone(), up));
+            map(h, q).sum() + map(crate::reference::swiglu(gate, up), down.clone()).sum()
+        } else {
+            let h = crate::rms_norm(x, norm, 1e-6);
+            let map = |x: Tensor<2>, w: Tensor<2>| linear(x, w, None);
+            let (gate, up) = (map(h.clone(), gate), map(h.clone(), up));
+            map(h, q).sum() + map(crate::swiglu(gate, up), down.clone()).sum()
+        };
+        let gradients = y.backward();
+        weights
+            .iter()
+            .chain([&down])
+            .map(|weight| weight.grad(&gradients).unwrap().into_data())
+            .collect::<Vec<_>>()
+    };
+    for (got, expected) in gradients(false).iter().zip(&gradients(true)) {
+        // Sums over 37 rows of sums of up to 40 terms.
+        assert_close(got, expected, tol::f32_sum(2000), "dW");
+    }
+}
+
+#[test]
 fn every_device_agrees() {
     for device in devices() {
         let y = linear(

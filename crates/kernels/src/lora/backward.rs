@@ -8,8 +8,9 @@ use burn::backend::tensor::FloatTensor;
 use burn_flex::{Flex, FlexTensor};
 
 use super::LoraOps;
-use super::flex::{Inputs, add};
+use super::flex::{Inputs, KeptInputs, add, on_frozen};
 use super::frozen::Frozen;
+use super::fused;
 use super::gradient::{Found, Problem};
 use super::plan::Plan;
 use crate::cpu::{Rows, tensor};
@@ -21,7 +22,7 @@ struct LoraBackward;
 /// What the backward pass keeps: handles of the inputs and factors, and rows in the rank.
 #[derive(Debug, Clone)]
 struct State {
-    inputs: Inputs,
+    inputs: KeptInputs,
     h: Option<FlexTensor>,
     base: Option<Frozen>,
     plan: Arc<Plan>,
@@ -42,20 +43,30 @@ fn backward<const N: usize>(ops: Ops<State, N>, grads: &mut Gradients) {
     if let Some(output) = parent() {
         grads.register::<Flex>(output.id, dy.clone());
     }
-    let dx = x.is_some().then(|| match base {
-        Some(base) => base.x_gradient(dy.clone()),
-        None => {
-            let shape = with_width(dy.layout().shape(), inputs.d_in());
-            tensor(vec![0.0; shape.num_elements()], shape)
-        }
-    });
+    let inputs = inputs.restored();
+    let d_in = inputs.d_in();
     let problem = Problem {
         inputs,
         h: h.filter(|_| b.is_some()).map(Rows::new),
         plan: &plan,
         wants_a: a.is_some(),
+        dh: None,
     };
-    let found = problem.run(dy, dx);
+    let found = match base {
+        Some(base) if fused::suits(&Rows::new(dy.clone()), &base, &plan) => {
+            fused::backward(problem, &base, dy, x.is_some())
+        }
+        base => {
+            let dx = x.is_some().then(|| match base {
+                Some(base) => base.x_gradient(dy.clone()),
+                None => {
+                    let shape = with_width(dy.layout().shape(), d_in);
+                    tensor(vec![0.0; shape.num_elements()], shape)
+                }
+            });
+            problem.run(dy, dx)
+        }
+    };
     let Found {
         x: dx,
         a: da,
@@ -125,9 +136,8 @@ impl<C: CheckpointStrategy> LoraOps for Autodiff<Flex, C> {
         let (x, x_node) = x.into_parts();
         let (a, a_node) = a.into_parts();
         let (b, b_node) = b.into_parts();
-        let y = base.forward(x.clone());
         let inputs = Inputs::new(x, a, b);
-        let (y, h) = add(&inputs, y, &plan, keep_h);
+        let (y, h) = on_frozen(&inputs, &base, &plan, keep_h);
         let nodes = [x_node, a_node, b_node];
         match LoraBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {

@@ -8,8 +8,11 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::block::{Scratch, View, Wide, dropped, narrow, padded, transposed};
+use super::frozen::Frozen;
+use super::fused;
 use super::plan::{Plan, Segment};
-use crate::cpu::{Rows, Shared, tensor};
+use crate::alone::is_alone;
+use crate::cpu::{Kept, Rows, Shared, tensor};
 use crate::simd::{Kernel, Simd, dispatch, dot_rows};
 
 /// Rows of a block up to which the factors are read where they lie.
@@ -24,6 +27,33 @@ pub(super) struct Inputs {
     pub(super) x: Rows,
     pub(super) a: Rows,
     pub(super) b: Rows,
+    /// The factors of each adapter, where they lie apart; the first ones are `a` and `b` then.
+    apart: Vec<[Rows; 2]>,
+}
+
+/// [`Inputs`] between the way forward and the way back.
+#[derive(Debug, Clone)]
+pub(super) struct KeptInputs {
+    x: Option<Kept>,
+    a: Rows,
+    b: Rows,
+}
+
+impl KeptInputs {
+    /// The inputs again; x without rows if it was not kept.
+    pub(super) fn restored(self) -> Inputs {
+        let Self { x, a, b } = self;
+        let x = match x {
+            Some(x) => x.rows(),
+            None => Rows::new(tensor(Vec::new(), Shape::from([0, a.width()]))),
+        };
+        Inputs {
+            x,
+            a,
+            b,
+            apart: Vec::new(),
+        }
+    }
 }
 
 impl Inputs {
@@ -32,16 +62,32 @@ impl Inputs {
             x: Rows::new(x),
             a: Rows::new(a),
             b: Rows::new(b),
+            apart: Vec::new(),
         }
     }
 
+    /// Factors that stay where they are, for a pass without a way back; nothing without adapters.
+    pub(super) fn apart(x: FlexTensor, factors: Vec<[FlexTensor; 2]>) -> Option<Self> {
+        let apart: Vec<[Rows; 2]> = factors
+            .into_iter()
+            .map(|pair| pair.map(Rows::new))
+            .collect();
+        let [a, b] = apart.first()?.clone();
+        Some(Self {
+            x: Rows::new(x),
+            a,
+            b,
+            apart,
+        })
+    }
+
     /// What the way back needs; x only for the gradient of `A`.
-    pub(super) fn kept(mut self, x: bool) -> Self {
-        if !x {
-            let none = Shape::from([0, self.d_in()]);
-            self.x = Rows::new(tensor(Vec::new(), none));
+    pub(super) fn kept(self, x: bool) -> KeptInputs {
+        KeptInputs {
+            x: x.then(|| Kept::new(self.x.tensor().clone())),
+            a: self.a,
+            b: self.b,
         }
-        self
     }
 
     pub(super) fn d_in(&self) -> usize {
@@ -54,11 +100,17 @@ impl Inputs {
 
     /// The rows of `A` of one adapter.
     pub(super) fn a(&self, segment: &Segment) -> View<'_> {
+        if let Some([a, _]) = self.apart.get(segment.index) {
+            return view(a);
+        }
         view(&self.a).skip_rows(segment.ranks.start)
     }
 
     /// The columns of `B` of one adapter.
     pub(super) fn b(&self, segment: &Segment) -> View<'_> {
+        if let Some([_, b]) = self.apart.get(segment.index) {
+            return view(b);
+        }
         let all = view(&self.b);
         View {
             values: &all.values[segment.ranks.start.min(all.values.len())..],
@@ -95,6 +147,20 @@ struct Packed {
     a: Vec<f32>,
     /// `Bᵀ`.
     b: Vec<f32>,
+}
+
+/// A frozen layer's output with the adapters added; the rest as [`add`].
+pub(super) fn on_frozen(
+    inputs: &Inputs,
+    base: &Frozen,
+    plan: &Plan,
+    keep: bool,
+) -> (FlexTensor, Option<FlexTensor>) {
+    if fused::suits(&inputs.x, base, plan) {
+        return fused::forward(inputs, base, &plan.segments[0], keep);
+    }
+    let y = base.forward(inputs.x.tensor().clone());
+    add(inputs, y, plan, keep)
 }
 
 /// `y` with the adapters added, and `dropout(x)·Aᵀ` if it is to be kept: rows of the largest rank.
@@ -187,8 +253,11 @@ pub(super) fn add(
     (y, kept)
 }
 
-/// The factors as right operands, unless all blocks are small.
+/// The factors as right operands, unless all blocks are small or every row stands alone.
 fn pack(inputs: &Inputs, segment: &Segment) -> Option<Packed> {
+    if is_alone() {
+        return None;
+    }
     let r = segment.ranks.len();
     let many = segment.blocks.iter().any(|block| block.len() > FEW);
     many.then(|| Packed {

@@ -4,8 +4,9 @@ use burn::tensor::{DType, Tensor};
 use burn_flex::{Flex, FlexTensor};
 
 use super::LoraBase;
-use crate::cpu;
+use crate::cpu::{self, Rows};
 use crate::linear;
+use crate::linear::product16::{self, LowRank, Orientation};
 use crate::packed;
 use crate::precision::Precision;
 
@@ -70,6 +71,44 @@ impl Frozen {
         }
     }
 
+    pub(super) fn precision(&self) -> Precision {
+        match self {
+            Self::Dense { precision, .. } => *precision,
+            Self::Packed { product, .. } => product.precision(),
+        }
+    }
+
+    /// Whether the rows of the weight are runs of memory.
+    pub(super) fn lies_in_rows(&self) -> bool {
+        match self {
+            Self::Dense { weight, .. } => linear::lies_in_rows(weight),
+            Self::Packed { .. } => true,
+        }
+    }
+
+    /// `x·Wᵀ + b`, and a low-rank product.
+    pub(super) fn forward_and(&self, x: &Rows, more: LowRank<'_>) -> Vec<f32> {
+        let (way, precision) = (Orientation::Rows, self.precision());
+        match self.clone() {
+            Self::Dense { weight, bias, .. } => {
+                product16::product_and(x, &Rows::new(weight), more, way, bias, precision)
+            }
+            Self::Packed { product, bias } => packed::product_and(x, &product, more, way, bias),
+        }
+    }
+
+    /// `dy·W`, and a low-rank product.
+    pub(super) fn x_gradient_and(&self, dy: &Rows, more: LowRank<'_>) -> Vec<f32> {
+        let (way, precision) = (Orientation::Columns, self.precision());
+        match self {
+            Self::Dense { weight, .. } => {
+                let weight = Rows::new(weight.clone());
+                product16::product_and(dy, &weight, more, way, None, precision)
+            }
+            Self::Packed { product, .. } => packed::product_and(dy, product, more, way, None),
+        }
+    }
+
     /// `dy·W`.
     pub(super) fn x_gradient(&self, dy: FlexTensor) -> FlexTensor {
         match self {
@@ -82,7 +121,7 @@ impl Frozen {
 }
 
 /// The tensor behind one without a gradient on the CPU.
-fn fixed<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+pub(super) fn fixed<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     if tensor.is_tracked() || !cpu::on_flex(tensor) {
         return None;
     }

@@ -21,6 +21,8 @@ pub(super) struct Problem<'a> {
     pub(super) plan: &'a Plan,
     /// Whether that of `A` is.
     pub(super) wants_a: bool,
+    /// `s·dy·B`, `[rows, r]`, if it is known, of a single adapter on all rows.
+    pub(super) dh: Option<Vec<f32>>,
 }
 
 /// The gradients of x, A and B, those that were wanted.
@@ -173,14 +175,20 @@ impl Problem<'_> {
         if !self.wants_a && dx.is_none() {
             return;
         }
-        narrow(dy, (rows, d_out, width), b, &mut scratch.dh);
-        scratch.dh.iter_mut().for_each(|dh| *dh *= segment.scaling);
-        let dh = std::mem::take(&mut scratch.dh);
+        let mut room = std::mem::take(&mut scratch.dh);
+        let (dh, width) = match &self.dh {
+            Some(dh) => (&dh[block.start * r..block.end * r], r),
+            None => {
+                narrow(dy, (rows, d_out, width), b, &mut room);
+                room.iter_mut().for_each(|dh| *dh *= segment.scaling);
+                (&room[..], width)
+            }
+        };
         let mut copy = std::mem::take(&mut scratch.rows);
         if self.wants_a {
             let wide = Wide {
                 shape: (r, d_in, rows),
-                left: &dh,
+                left: dh,
                 left_strides: [1, width],
                 right: dropped(view(&self.inputs.x), block, d_in, segment.mask, &mut copy),
                 out: share.a.as_mut_ptr(),
@@ -193,7 +201,7 @@ impl Problem<'_> {
         if let Some(dx) = dx {
             let update = |out, add| Wide {
                 shape: (rows, d_in, r),
-                left: &dh,
+                left: dh,
                 left_strides: [width, 1],
                 right: self.inputs.a(segment),
                 out,
@@ -219,7 +227,7 @@ impl Problem<'_> {
                 }
             }
         }
-        (scratch.dh, scratch.rows) = (dh, copy);
+        (scratch.dh, scratch.rows) = (room, copy);
     }
 }
 

@@ -3,6 +3,7 @@ mod block;
 mod dropout;
 mod flex;
 mod frozen;
+mod fused;
 mod gradient;
 mod plan;
 pub(crate) mod reference;
@@ -21,7 +22,7 @@ use crate::cpu;
 use crate::linear::linear_with;
 use crate::packed::{PackedWeight, packed_linear};
 use crate::precision::Precision;
-use frozen::Frozen;
+use frozen::{Frozen, fixed};
 use plan::Plan;
 
 pub use dropout::LoraDropout;
@@ -65,8 +66,7 @@ impl LoraOps for Flex {
         base: Frozen,
         plan: Arc<Plan>,
     ) -> FloatTensor<Self> {
-        let y = base.forward(x.clone());
-        flex::add(&flex::Inputs::new(x, a, b), y, &plan, false).0
+        flex::on_frozen(&flex::Inputs::new(x, a, b), &base, &plan, false).0
     }
 }
 
@@ -150,9 +150,10 @@ impl LoraBase {
 /// A linear layer with a low-rank adapter: `y = base(x) + scaling · (dropout(x)·Aᵀ)·Bᵀ`.
 ///
 /// Differentiable in `x`, `A`, `B`, and in the base's output where that is given. On the CPU the
-/// update is added in place, a few rows at a time, with f32 products whatever the base's precision:
-/// at usual ranks they are a few percent of the work, and stay exact. The backward pass
-/// keeps `x` (shared), `dropout(x)·Aᵀ` of `[rows, r]`, and no mask: it is made again from its key.
+/// products of one adapter on all rows, without dropout, ride along with those of a frozen layer:
+/// they share its packed operands, round them to bf16 where it does, and enter its sums before
+/// these are written. The gradients of `A` and `B`, and all other updates, which are added in place
+/// a few rows at a time, are f32 products whatever the base's precision. The backward pass keeps `x` (shared), `dropout(x)·Aᵀ` of `[rows, r]`, and no mask: it is made again from its key.
 ///
 /// `h = drop(x)·Aᵀ`, `dB = s·dyᵀ·h`, `dh = s·dy·B`, `dA = dhᵀ·drop(x)`, `dx = dy·W + drop(dh·A)`
 ///
@@ -232,6 +233,14 @@ pub fn lora_segmented(x: Tensor<2>, base: LoraBase, segments: Vec<LoraSegment>) 
         };
     }
     let plan = Arc::new(Plan::new(&segments));
+    if let Some(frozen) = &frozen
+        && segments.len() > 1
+        && let Some(inputs) = apart(&x, &segments)
+    {
+        let y = frozen.forward(inputs.x.tensor().clone());
+        let y = Tensor::from_primitive::<Flex>(flex::add(&inputs, y, &plan, false).0);
+        return if x.is_autodiff() { y.autodiff() } else { y };
+    }
     let (a, b) = joined(segments);
     let (x, a, b) = (x.into_dispatch(), a.into_dispatch(), b.into_dispatch());
     Tensor::from_dispatch(match (frozen, base) {
@@ -239,6 +248,17 @@ pub fn lora_segmented(x: Tensor<2>, base: LoraBase, segments: Vec<LoraSegment>) 
         (None, Some(y)) => Dispatch::lora_add(x, a, b, y.into_dispatch(), plan),
         (None, None) => unreachable!("either the layer or its output is there"),
     })
+}
+
+/// Inputs and factors where they lie, if nobody trains any of them: joining the factors of many
+/// adapters costs more than few rows' share of the product.
+fn apart(x: &Tensor<2>, segments: &[LoraSegment]) -> Option<flex::Inputs> {
+    let factor = |factor: &Tensor<2>| fixed(factor).filter(|_| cpu::takes(factor));
+    let factors = segments
+        .iter()
+        .map(|segment| Some([factor(&segment.factors.a)?, factor(&segment.factors.b)?]))
+        .collect::<Option<Vec<_>>>()?;
+    flex::Inputs::apart(fixed(x)?, factors)
 }
 
 /// All adapters' factors as one pair: `A`s below and `B`s beside each other, in f32.

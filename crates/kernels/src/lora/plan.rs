@@ -22,6 +22,8 @@ pub(crate) struct Plan {
 /// The rows of one adapter, and where its factors are among those of all.
 #[derive(Debug)]
 pub(super) struct Segment {
+    /// Its place among the segments.
+    pub(super) index: usize,
     /// Blocks of rows, in order.
     pub(super) blocks: Vec<Range<usize>>,
     pub(super) ranks: Range<usize>,
@@ -34,13 +36,15 @@ impl Plan {
         let mut first = 0;
         let segments = segments
             .iter()
-            .map(|LoraSegment { rows, factors }| {
+            .enumerate()
+            .map(|(index, LoraSegment { rows, factors })| {
                 let r = factors.a.dims()[0];
                 let dropout = factors.dropout.filter(|dropout| dropout.p > 0.0);
                 first += r;
                 #[expect(clippy::cast_possible_truncation, reason = "a factor of f32 products")]
                 let scaling = factors.scaling as f32;
                 Segment {
+                    index,
                     blocks: rows.iter().cloned().flat_map(blocks).collect(),
                     ranks: first - r..first,
                     scaling,
@@ -59,6 +63,18 @@ impl Plan {
 }
 
 impl Segment {
+    /// Whether the blocks are all rows from the first to the last.
+    pub(super) fn covers(&self, rows: usize) -> bool {
+        let mut end = 0;
+        let follows = |block: &Range<usize>| {
+            let follows = block.start == end;
+            end = block.end;
+            follows
+        };
+        let neighbours = self.blocks.iter().all(follows);
+        neighbours && end == rows
+    }
+
     /// The blocks in groups of neighbours, each of about the same number of rows.
     pub(super) fn groups(&self) -> Vec<&[Range<usize>]> {
         let per_group = self.blocks.len().div_ceil(MAX_GROUPS).max(1);

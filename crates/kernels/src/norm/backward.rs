@@ -6,6 +6,7 @@ use burn::backend::tensor::FloatTensor;
 use burn_flex::{Flex, FlexTensor};
 
 use super::{Norm, NormOps, flex};
+use crate::cpu::remember;
 
 #[derive(Debug)]
 struct NormBackward;
@@ -63,7 +64,13 @@ impl<C: CheckpointStrategy> NormOps for Autodiff<Flex, C> {
         let y = flex::forward(x, weight, None, norm);
         let nodes = [x_node, weight_node];
         match NormBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(state, y),
+            OpsKind::Tracked(prep) => {
+                let State { x, weight, norm } = state.clone();
+                remember(&y, move || {
+                    flex::forward(x.clone(), weight.clone(), None, norm)
+                });
+                prep.finish(state, y)
+            }
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

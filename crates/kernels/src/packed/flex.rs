@@ -6,8 +6,10 @@ use rayon::prelude::*;
 
 use super::Product;
 use super::gemv::gemv;
+use crate::alone::is_alone;
 use crate::cpu::{Decode, Rows, tensor};
-use crate::linear::{mixed, product16, with_width};
+use crate::linear::product16::{LowRank, Orientation};
+use crate::linear::{in_parts, mixed, product16, with_width};
 use crate::precision::Precision;
 
 /// Rows of `x` up to which the codes are streamed, in passes over them.
@@ -18,11 +20,19 @@ const TASK: usize = 64 * 1024;
 
 /// `y = x·Wᵀ + b`; x and b are f32.
 pub(crate) fn forward(x: FlexTensor, product: &Product, bias: Option<FlexTensor>) -> FlexTensor {
+    if is_alone() {
+        return in_parts(x, STREAMED, |x| together(x, product, bias.clone()));
+    }
+    together(x, product, bias)
+}
+
+/// [`forward`] of all rows at once.
+fn together(x: FlexTensor, product: &Product, bias: Option<FlexTensor>) -> FlexTensor {
     let weight = product.weight.view(product.precision);
     let shape = with_width(x.layout().shape(), weight.shape[0]);
     let rows = shape.num_elements() / weight.shape[0].max(1);
-    if rows > STREAMED && product.precision == Precision::Bf16 {
-        return product16::forward(x, &weight, bias);
+    if rows > STREAMED && in_blocks(product.precision) {
+        return product16::forward(x, &weight, bias, product.precision);
     }
     let x = Rows::new(x);
     let bias = bias.map(Rows::new);
@@ -35,11 +45,28 @@ pub(crate) fn forward(x: FlexTensor, product: &Product, bias: Option<FlexTensor>
     tensor(y, shape)
 }
 
+/// `x·Wᵀ + b`, or `x·W`, and a low-rank product; [`product16::takes_more`] says when.
+pub(crate) fn product_and(
+    x: &Rows,
+    product: &Product,
+    more: LowRank<'_>,
+    orientation: Orientation,
+    bias: Option<FlexTensor>,
+) -> Vec<f32> {
+    let precision = product.precision;
+    let weight = product.weight.view(precision);
+    product16::product_and(x, &weight, more, orientation, bias, precision)
+}
+
+fn in_blocks(precision: Precision) -> bool {
+    precision == Precision::Bf16 || product16::in_full()
+}
+
 /// `dx = dy·W`.
 pub(crate) fn x_gradient(dy: FlexTensor, product: &Product) -> FlexTensor {
     let weight = product.weight.view(product.precision);
-    if product.precision == Precision::Bf16 {
-        return product16::gradient(dy, &weight);
+    if in_blocks(product.precision) {
+        return product16::gradient(dy, &weight, product.precision);
     }
     let shape = with_width(dy.layout().shape(), weight.shape[1]);
     tensor(mixed::gradient(&Rows::new(dy), &weight), shape)

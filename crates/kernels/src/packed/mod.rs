@@ -17,7 +17,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Tensor};
 use burn_flex::Flex;
 
-pub(crate) use flex::{forward, x_gradient};
+pub(crate) use flex::{forward, product_and, x_gradient};
 pub use quantize::quantize_blocks;
 pub use weight::{CodeFormat, PackedScales, PackedWeight};
 
@@ -36,6 +36,10 @@ impl Product {
     /// The product with a weight in this process's memory.
     pub(crate) fn of(weight: &PackedWeight, precision: Precision) -> Option<Self> {
         Native::of(weight).map(|weight| Self { weight, precision })
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 }
 

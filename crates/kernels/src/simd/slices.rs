@@ -6,18 +6,18 @@
 
 use std::mem::MaybeUninit;
 
-use super::Simd;
+use super::{Element, Simd};
 
 /// The values from `at` on; lanes past the end of the slice are zero.
 #[inline(always)]
-pub(crate) fn read<S: Simd>(s: S, from: &[f32], at: usize) -> S::V {
+pub(crate) fn read<S: Simd, E: Element>(s: S, from: &[E], at: usize) -> S::V {
     let from = &from[at..];
     // SAFETY: as many values are read as the slice has, and no more than a register holds.
     unsafe {
         if from.len() >= S::LANES {
-            s.load(from.as_ptr())
+            E::load(s, from.as_ptr())
         } else {
-            s.load_head(from.as_ptr(), from.len())
+            E::load_head(s, from.as_ptr(), from.len())
         }
     }
 }

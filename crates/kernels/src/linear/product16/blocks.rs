@@ -7,22 +7,23 @@ use rayon::prelude::*;
 
 use super::left::Left;
 use super::pack_left::PackedLeft;
-use super::tile::{HEIGHT, Line, Target, WIDTH};
-use super::{Orientation, Output, pack_right, tile};
-use crate::cpu::{Decode, Shared};
+use super::pack_right::{self, Decoded};
+use super::tile::{self, HEIGHT, Kind, Line, Span, Target, WIDTH};
+use super::{Orientation, Output, kept};
+use crate::cpu::{Decode, Rows, Shared};
 use crate::simd::Avx512Bf16;
 
-/// The most depths of a packed block of the right operand.
-const DEPTHS: usize = 1024;
+/// The most words of a row of a packed block of the right operand.
+const WORDS: usize = 512;
 
-/// The most panels of a packed block of the right operand: with [`DEPTHS`], 512 KiB.
+/// The most panels of a packed block of the right operand: with [`WORDS`], 512 KiB.
 const PANELS: usize = 8;
 
-/// The most numbers of the left operand that are packed at a time, 16 MiB.
-const LEFT: usize = 8 << 20;
+/// The most words of the left operand that are packed at a time, 16 MiB.
+const LEFT: usize = 4 << 20;
 
-/// The most depths of the left operand that are packed at a time.
-const LEFT_DEPTHS: usize = 8 * DEPTHS;
+/// The most words of a row of the left operand that are packed at a time.
+const LEFT_WORDS: usize = 8 * WORDS;
 
 /// Multiplications from which a product is worth waking the other threads.
 const PARALLEL: usize = 64 * 64 * 64;
@@ -31,16 +32,27 @@ const PARALLEL: usize = 64 * 64 * 64;
 #[derive(Default)]
 struct Buffers {
     panels: Vec<Line>,
-    decoded: Vec<u16>,
+    /// Panels of the second right operand.
+    more: Vec<Line>,
+    decoded: Decoded,
 }
 
 thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
+/// A second product that is added to the first in the same pass.
+pub(super) struct More<'a> {
+    pub(super) left: PackedLeft,
+    /// Lies as the first right operand does.
+    pub(super) right: &'a Rows,
+}
+
 /// A product in the making.
 struct Product<'a, D> {
     right: &'a D,
+    more: Option<&'a More<'a>>,
+    kind: Kind,
     orientation: Orientation,
     bias: Option<&'a [f32]>,
     out: Output,
@@ -72,6 +84,8 @@ pub(super) unsafe fn on_this_thread<D: Decode>(
     };
     let product = Product {
         right,
+        more: None,
+        kind: left.kind(),
         orientation,
         bias: None,
         out: Output::F32(Shared(out)),
@@ -88,15 +102,19 @@ pub(super) unsafe fn on_this_thread<D: Decode>(
     }
 }
 
-/// Writes `left` times `right` to `out`.
+/// Writes `left` times `right`, and what `more` adds, to `out`.
 ///
 /// # Safety
 /// As [`super::multiply`].
+///
+/// # Panics
+/// When there is more, and `left` has more than fits [`whole`].
 pub(super) unsafe fn product<D: Decode>(
     simd: Avx512Bf16,
+    kind: Kind,
     left: &Left<'_>,
-    right: &D,
-    orientation: Orientation,
+    (right, orientation): (&D, Orientation),
+    more: Option<&More<'_>>,
     bias: Option<&[f32]>,
     out: Output,
 ) {
@@ -105,30 +123,43 @@ pub(super) unsafe fn product<D: Decode>(
         Orientation::Columns => right.shape()[1],
     };
     let depth = left.depth;
-    let left_depths = depth.clamp(1, LEFT_DEPTHS);
-    let left_rows = LEFT / left_depths;
     let mut partial = Vec::<f32>::new();
-    if matches!(out, Output::Bf16(_)) && depth > DEPTHS {
-        partial.reserve_exact(left.rows.min(left_rows) * cols);
-    }
-    let product = Product {
-        right,
-        orientation,
-        bias,
-        out,
-        partial: Shared(partial.as_mut_ptr()),
-        cols,
-        depth,
-        stride: cols,
-        add: false,
+    let product = |partial: &mut Vec<f32>, rows: usize| {
+        if matches!(out, Output::Bf16(_)) && kind.words(depth) > WORDS {
+            partial.reserve_exact(rows * cols);
+        }
+        Product {
+            right,
+            more,
+            kind,
+            orientation,
+            bias,
+            out,
+            partial: Shared(partial.as_mut_ptr()),
+            cols,
+            depth,
+            stride: cols,
+            add: false,
+        }
     };
     let parallel = left.rows * cols * depth >= PARALLEL;
+    if whole(kind, left) {
+        let product = product(&mut partial, left.rows);
+        let packed = kept::packed(simd, kind, left);
+        // SAFETY: passed on unchanged.
+        unsafe { product.add(simd, &packed, &(0..left.rows), &(0..depth), parallel) };
+        return;
+    }
+    assert!(more.is_none(), "product: too large for more");
+    let left_words = kind.words(depth).clamp(1, LEFT_WORDS);
+    let (left_rows, left_depths) = (LEFT / left_words, left_words * kind.per_word());
+    let product = product(&mut partial, left.rows.min(left_rows));
     for row in (0..left.rows).step_by(left_rows) {
         let rows = row..(row + left_rows).min(left.rows);
         let mut start = 0;
         loop {
             let depths = start..(start + left_depths).min(depth);
-            let packed = PackedLeft::new(simd, left, rows.clone(), depths.clone());
+            let packed = PackedLeft::new(simd, kind, left, rows.clone(), depths.clone());
             // SAFETY: passed on unchanged.
             unsafe { product.add(simd, &packed, &rows, &depths, parallel) };
             start = depths.end;
@@ -137,6 +168,12 @@ pub(super) unsafe fn product<D: Decode>(
             }
         }
     }
+}
+
+/// Whether the left operand is packed as a whole.
+pub(super) fn whole(kind: Kind, left: &Left<'_>) -> bool {
+    let words = kind.words(left.depth);
+    words <= LEFT_WORDS && left.rows * words.max(1) <= LEFT
 }
 
 impl<D: Decode> Product<'_, D> {
@@ -201,28 +238,48 @@ impl<D: Decode> Product<'_, D> {
         heights: Range<usize>,
     ) {
         // Blocks of about equal size, a whole number of cache lines.
-        let blocks = depths.len().div_ceil(DEPTHS).max(1);
+        let kind = self.kind;
+        let blocks = kind.words(depths.len()).div_ceil(WORDS).max(1);
         let step = depths.len().div_ceil(blocks).next_multiple_of(64);
-        BUFFERS.with_borrow_mut(|Buffers { panels, decoded }| {
+        let count = cols.len().div_ceil(WIDTH);
+        BUFFERS.with_borrow_mut(|buffers| {
+            let Buffers {
+                panels,
+                more,
+                decoded,
+            } = buffers;
+            let mut second = (0, std::ptr::null_mut());
+            if let Some(More { right, .. }) = self.more {
+                let depth = match self.orientation {
+                    Orientation::Rows => right.width(),
+                    Orientation::Columns => right.rows(),
+                };
+                let words = kind.words(depth);
+                more.reserve(count * 2 * words);
+                second = (words, more.as_mut_ptr());
+                let (way, depths, to) = (self.orientation, 0..depth, second.1);
+                // SAFETY: the token proves the instructions; the buffer has room for the panels.
+                unsafe { pack_right::pack(kind, *right, way, &cols, &depths, decoded, to) };
+            }
             for block in 0..blocks {
                 let start = (depths.start + block * step).min(depths.end);
                 let block = start..(start + step).min(depths.end);
-                let pairs = block.len().div_ceil(2);
-                let lines = cols.len().div_ceil(WIDTH) * 2 * pairs;
-                panels.reserve(lines);
+                let words = kind.words(block.len());
+                panels.reserve(count * 2 * words);
                 let packed = panels.as_mut_ptr();
-                let pair = (block.start - depths.start) / 2;
+                let first = kind.words(block.start - depths.start);
+                let way = self.orientation;
                 // SAFETY: the token proves the instructions; the buffer has room for the panels.
-                unsafe {
-                    pack_right::pack(self.right, self.orientation, &cols, &block, decoded, packed);
-                }
+                unsafe { pack_right::pack(kind, self.right, way, &cols, &block, decoded, packed) };
+                let more = self.more.filter(|_| block.end == self.depth);
                 for index in heights.clone() {
                     let panel = left.panel(index);
-                    let words = left.words(&panel, pair);
+                    let from = left.words(&panel, first);
+                    let more = more.map(|more| more.left.words(&panel, 0));
                     // The next panel comes from afar; each tile asks for its share of it.
                     let next = left.panel((index + 1).min(left.panels() - 1));
-                    let ahead = left.words(&next, pair);
-                    let share = (next.len() * pairs).div_ceil(cols.len().div_ceil(WIDTH));
+                    let ahead = left.words(&next, first);
+                    let share = (next.len() * words).div_ceil(count);
                     for (at, col) in cols.clone().step_by(WIDTH).enumerate() {
                         let width = WIDTH.min(cols.end - col);
                         // SAFETY: panels and target lie inside the buffers and the output.
@@ -231,8 +288,17 @@ impl<D: Decode> Product<'_, D> {
                                 ahead: ahead.wrapping_add(at * share),
                                 ..self.target(row, panel.start, col, width, &block)
                             };
-                            let right = packed.add(at * 2 * pairs);
-                            tile::multiply(panel.len(), pairs, words, right, to);
+                            let span = Span {
+                                words,
+                                left: from,
+                                right: packed.add(at * 2 * words),
+                            };
+                            let more = more.map_or(Span::EMPTY, |left| Span {
+                                words: second.0,
+                                left,
+                                right: second.1.add(at * 2 * second.0),
+                            });
+                            tile::multiply(kind, panel.len(), [span, more], to);
                         }
                     }
                 }
@@ -277,4 +343,4 @@ impl<D: Decode> Product<'_, D> {
     }
 }
 
-const _: () = assert!(LEFT / LEFT_DEPTHS >= HEIGHT && DEPTHS.is_multiple_of(64));
+const _: () = assert!(LEFT / LEFT_WORDS >= HEIGHT && WORDS.is_multiple_of(64));

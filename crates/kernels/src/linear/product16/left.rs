@@ -1,4 +1,5 @@
 use burn::tensor::DType;
+use burn_flex::FlexTensor;
 use half::bf16;
 
 use crate::cpu::Rows;
@@ -30,6 +31,8 @@ pub(super) struct Left<'a> {
     pub(super) depth: usize,
     pub(super) stride: usize,
     pub(super) transposed: bool,
+    /// What the values belong to, if all of it is the operand.
+    pub(super) tensor: Option<&'a FlexTensor>,
 }
 
 impl<'a> Left<'a> {
@@ -45,6 +48,7 @@ impl<'a> Left<'a> {
             depth: view.width(),
             stride: view.stride(),
             transposed: false,
+            tensor: Some(view.tensor()),
         }
     }
 
@@ -53,6 +57,7 @@ impl<'a> Left<'a> {
             rows: self.depth,
             depth: self.rows,
             transposed: !self.transposed,
+            tensor: None,
             ..self
         }
     }

@@ -7,12 +7,13 @@ use super::Orientation;
 #[cfg(target_arch = "x86_64")]
 use super::left::{Left, Values};
 #[cfg(target_arch = "x86_64")]
-use super::{blocks, pack_left::PackedLeft};
+use super::{blocks, kind, pack_left::PackedLeft, tile::Kind};
 use crate::cpu::Decode;
+use crate::precision::Precision;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Avx512Bf16;
 
-/// A packed left operand; it exists only where the processor multiplies pairs of bf16.
+/// A packed left operand; it exists only where the processor has AVX512-BF16.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug)]
 pub(crate) struct Operand {
@@ -30,21 +31,32 @@ pub(crate) enum Operand {}
 impl Operand {
     /// Rows of bf16 numbers, side by side.
     pub(crate) fn rows(values: &[bf16], shape: [usize; 2]) -> Option<Self> {
-        Self::new(Values::Bf16(values), shape, shape[1], false)
+        Self::new(Kind::Bf16, Values::Bf16(values), shape, shape[1], false)
     }
 
-    /// Columns of f32 numbers, rounded to bf16: the transpose of rows `stride` apart, of the
-    /// shape `[rows, depth]` once transposed.
-    pub(crate) fn columns(values: &[f32], shape: [usize; 2], stride: usize) -> Option<Self> {
-        Self::new(Values::F32(values), shape, stride, true)
+    /// Columns of f32 numbers for products as `precision` says: the transpose of rows `stride`
+    /// apart, of the shape `[rows, depth]` once transposed.
+    pub(crate) fn columns(
+        values: &[f32],
+        shape: [usize; 2],
+        stride: usize,
+        precision: Precision,
+    ) -> Option<Self> {
+        Self::new(kind(precision), Values::F32(values), shape, stride, true)
     }
 
-    /// Rows of f32 numbers `stride` apart, rounded to bf16.
-    pub(crate) fn rounded(values: &[f32], shape: [usize; 2], stride: usize) -> Option<Self> {
-        Self::new(Values::F32(values), shape, stride, false)
+    /// Rows of f32 numbers `stride` apart, for products as `precision` says.
+    pub(crate) fn of(
+        values: &[f32],
+        shape: [usize; 2],
+        stride: usize,
+        precision: Precision,
+    ) -> Option<Self> {
+        Self::new(kind(precision), Values::F32(values), shape, stride, false)
     }
 
     fn new(
+        kind: Kind,
         values: Values<'_>,
         [rows, depth]: [usize; 2],
         stride: usize,
@@ -63,8 +75,9 @@ impl Operand {
             depth,
             stride,
             transposed,
+            tensor: None,
         };
-        let packed = PackedLeft::new(simd, &left, 0..rows, 0..depth);
+        let packed = PackedLeft::new(simd, kind, &left, 0..rows, 0..depth);
         Some(Self {
             simd,
             packed,
@@ -101,11 +114,11 @@ impl Operand {
         None
     }
 
-    pub(crate) fn columns(_: &[f32], _: [usize; 2], _: usize) -> Option<Self> {
+    pub(crate) fn columns(_: &[f32], _: [usize; 2], _: usize, _: Precision) -> Option<Self> {
         None
     }
 
-    pub(crate) fn rounded(_: &[f32], _: [usize; 2], _: usize) -> Option<Self> {
+    pub(crate) fn of(_: &[f32], _: [usize; 2], _: usize, _: Precision) -> Option<Self> {
         None
     }
 

@@ -1,4 +1,4 @@
-//! The left operand as panels of up to [`HEIGHT`] rows, rounded to bf16.
+//! The left operand as panels of up to [`HEIGHT`] rows, rounded to bf16 where that is asked for.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::left::{Left, Values};
-use super::tile::{HEIGHT, first, first32, transpose, words};
+use super::tile::{HEIGHT, Kind, first, first32, transpose, words};
 use crate::cpu::Shared;
 use crate::simd::Avx512Bf16;
 
@@ -16,62 +16,78 @@ const TASK: usize = 64 * 1024;
 
 /// Some rows and depths of a left operand, packed.
 ///
-/// Pair `p` of row `i` of the panel that starts at row `r` and has `h` rows is word
-/// `r·pairs + p·h + i`.
+/// Word `w` of row `i` of the panel that starts at row `r` and has `h` rows is
+/// `r·words + w·h + i`.
 #[derive(Debug)]
 pub(super) struct PackedLeft {
-    words: Vec<u32>,
+    numbers: Vec<u32>,
+    kind: Kind,
     rows: usize,
-    pairs: usize,
+    /// Words of a row.
+    words: usize,
 }
 
 impl PackedLeft {
     /// Packs `rows` × `depths` of `left`, on all threads; `depths` must start at an even one.
     pub(super) fn new(
         _simd: Avx512Bf16,
+        kind: Kind,
         left: &Left<'_>,
         rows: Range<usize>,
         depths: Range<usize>,
     ) -> Self {
         assert!(rows.end <= left.rows && depths.end <= left.depth);
-        let pairs = depths.len().div_ceil(2);
+        let words = kind.words(depths.len());
         let mut packed = Self {
-            words: Vec::with_capacity(rows.len() * pairs),
+            numbers: Vec::with_capacity(rows.len() * words),
+            kind,
             rows: rows.len(),
-            pairs,
+            words,
         };
-        let out = Shared(packed.words.as_mut_ptr());
+        let out = Shared(packed.numbers.as_mut_ptr());
         let panel = |index| {
             let panel = packed.panel(index);
             let (first, height) = (rows.start + panel.start, panel.len());
+            let part = Part {
+                stride: left.stride,
+                row: first,
+                height,
+                depths: &depths,
+            };
             // SAFETY: the token proves the instructions; the panel lies inside the operand and
             // inside the buffer, whose parts for different panels are disjoint.
             unsafe {
-                let to = out.at(panel.start * pairs);
-                match (left.values, left.transposed) {
-                    (Values::F32(from), false) => {
-                        pack_rows(from, left.stride, first, height, &depths, to);
+                let to = out.at(panel.start * words);
+                match (kind, left.values, left.transposed) {
+                    (Kind::Bf16, Values::F32(from), false) => {
+                        pack_rows::<f32, Rounded>(from, part, to);
                     }
-                    (Values::Bf16(from), false) => {
-                        pack_rows(from, left.stride, first, height, &depths, to);
+                    (Kind::Bf16, Values::F32(from), true) => {
+                        pack_columns::<f32, Rounded>(from, part, to);
                     }
-                    (Values::F32(from), true) => {
-                        pack_columns(from, left.stride, first, height, &depths, to);
+                    (_, Values::Bf16(from), false) => pack_rows::<bf16, Rounded>(from, part, to),
+                    (_, Values::Bf16(from), true) => pack_columns::<bf16, Rounded>(from, part, to),
+                    (Kind::F32, Values::F32(from), false) => {
+                        pack_rows::<f32, Exact>(from, part, to);
                     }
-                    (Values::Bf16(from), true) => {
-                        pack_columns(from, left.stride, first, height, &depths, to);
+                    (Kind::F32, Values::F32(from), true) => {
+                        pack_columns::<f32, Exact>(from, part, to);
                     }
                 }
             }
         };
-        let least = TASK.div_ceil(HEIGHT * 2 * pairs.max(1));
+        let least = TASK.div_ceil(HEIGHT * kind.per_word() * words.max(1));
         (0..packed.panels())
             .into_par_iter()
             .with_min_len(least)
             .for_each(panel);
-        // SAFETY: the capacity is `rows·pairs`, and the panels cover all of it.
-        unsafe { packed.words.set_len(packed.rows * pairs) };
+        // SAFETY: the capacity is `rows·words`, and the panels cover all of it.
+        unsafe { packed.numbers.set_len(packed.rows * words) };
         packed
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -84,30 +100,53 @@ impl PackedLeft {
         index * self.rows / panels..(index + 1) * self.rows / panels
     }
 
-    /// The pairs of a panel from pair `pair` on.
-    pub(super) fn words(&self, panel: &Range<usize>, pair: usize) -> *const u32 {
-        self.words[panel.start * self.pairs + pair * panel.len()..].as_ptr()
+    /// The words of a panel from word `word` of each row on.
+    pub(super) fn words(&self, panel: &Range<usize>, word: usize) -> *const u32 {
+        self.numbers[panel.start * self.words + word * panel.len()..].as_ptr()
+    }
+
+    /// The memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.numbers[..])
     }
 }
 
-/// A float type read sixteen or thirty-two at a time.
-trait Read: Copy {
-    /// The first `n` of 32 numbers as bf16, the others zero.
+/// A panel of the operand.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    stride: usize,
+    row: usize,
+    height: usize,
+    depths: &'a Range<usize>,
+}
+
+/// Numbers read as words of a [`Kind`].
+trait Read<T> {
+    const KIND: Kind;
+    /// Sixteen words of neighbouring depths, of which there are `n`; the others are zero.
     ///
     /// # Safety
     /// The processor must have AVX512-BF16, and `from` be valid for reading `n` numbers.
-    unsafe fn thirty_two(from: *const Self, n: usize) -> __m512i;
-    /// The first `n` of 16 numbers as bf16 in the lower halves of words, the others zero.
+    unsafe fn line(from: *const T, n: usize) -> __m512i;
+    /// The first `n` of 16 numbers in words of their own, in the lower halves if they are halves;
+    /// the others are zero.
     ///
     /// # Safety
-    /// As [`thirty_two`](Self::thirty_two).
-    unsafe fn sixteen(from: *const Self, n: usize) -> __m512i;
+    /// As [`line`](Self::line).
+    unsafe fn sixteen(from: *const T, n: usize) -> __m512i;
 }
 
-impl Read for f32 {
+/// Numbers rounded to bf16.
+struct Rounded;
+
+/// Numbers as they are.
+struct Exact;
+
+impl Read<f32> for Rounded {
+    const KIND: Kind = Kind::Bf16;
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    unsafe fn thirty_two(from: *const Self, n: usize) -> __m512i {
+    unsafe fn line(from: *const f32, n: usize) -> __m512i {
         // SAFETY: lanes past `n` are not accessed.
         unsafe {
             let low = _mm512_maskz_loadu_ps(first(n), from);
@@ -117,7 +156,7 @@ impl Read for f32 {
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    unsafe fn sixteen(from: *const Self, n: usize) -> __m512i {
+    unsafe fn sixteen(from: *const f32, n: usize) -> __m512i {
         // SAFETY: lanes past `n` are not accessed; 256 bits are 256 bits.
         unsafe {
             let rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first(n), from));
@@ -126,79 +165,95 @@ impl Read for f32 {
     }
 }
 
-impl Read for bf16 {
+impl Read<bf16> for Rounded {
+    const KIND: Kind = Kind::Bf16;
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    unsafe fn thirty_two(from: *const Self, n: usize) -> __m512i {
+    unsafe fn line(from: *const bf16, n: usize) -> __m512i {
         // SAFETY: lanes past `n` are not accessed.
         unsafe { _mm512_maskz_loadu_epi16(first32(n), from.cast()) }
     }
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    unsafe fn sixteen(from: *const Self, n: usize) -> __m512i {
+    unsafe fn sixteen(from: *const bf16, n: usize) -> __m512i {
         // SAFETY: lanes past `n` are not accessed.
         unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), from.cast())) }
     }
 }
 
-/// Packs rows `row..row + height` whose depths lie side by side.
+impl Read<f32> for Exact {
+    const KIND: Kind = Kind::F32;
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[inline]
+    unsafe fn line(from: *const f32, n: usize) -> __m512i {
+        // SAFETY: lanes past `n` are not accessed.
+        unsafe { _mm512_castps_si512(_mm512_maskz_loadu_ps(first(n), from)) }
+    }
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[inline]
+    unsafe fn sixteen(from: *const f32, n: usize) -> __m512i {
+        // SAFETY: passed on unchanged.
+        unsafe { Self::line(from, n) }
+    }
+}
+
+/// Packs rows whose depths lie side by side.
 ///
 /// # Safety
 /// The processor must have AVX512-BF16, `from` hold rows `stride` apart as far as they are asked
-/// for, `height` be at most [`HEIGHT`], and `to` valid for `height` words per pair.
+/// for, the height be at most [`HEIGHT`], and `to` valid for `height` words per word of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pack_rows<T: Read>(
-    from: &[T],
-    stride: usize,
-    row: usize,
-    height: usize,
-    depths: &Range<usize>,
-    to: *mut u32,
-) {
+unsafe fn pack_rows<T, R: Read<T>>(from: &[T], part: Part<'_>, to: *mut u32) {
+    let Part {
+        stride,
+        row,
+        height,
+        depths,
+    } = part;
     let mask = first(height);
     let mut depth = depths.start;
-    let mut pair = 0;
+    let mut word = 0;
     while depth < depths.end {
-        let n = (depths.end - depth).min(32);
+        let n = (depths.end - depth).min(16 * R::KIND.per_word());
         let mut rows = [_mm512_setzero_si512(); 16];
-        // SAFETY: `n` numbers of each row are inside the slice, and pairs inside `to`.
+        // SAFETY: `n` numbers of each row are inside the slice, and words inside `to`.
         unsafe {
             for (i, words) in rows.iter_mut().enumerate().take(height) {
-                *words = T::thirty_two(from.as_ptr().add((row + i) * stride + depth), n);
+                *words = R::line(from.as_ptr().add((row + i) * stride + depth), n);
             }
-            for words in transpose(rows).into_iter().take(n.div_ceil(2)) {
-                _mm512_mask_storeu_epi32(to.add(pair * height).cast(), mask, words);
-                pair += 1;
+            for words in transpose(rows).into_iter().take(R::KIND.words(n)) {
+                _mm512_mask_storeu_epi32(to.add(word * height).cast(), mask, words);
+                word += 1;
             }
         }
         depth += n;
     }
 }
 
-/// Packs rows `row..row + height` that lie side by side, their depths `stride` apart.
+/// Packs rows that lie side by side, their depths `stride` apart.
 ///
 /// # Safety
 /// As [`pack_rows`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn pack_columns<T: Read>(
-    from: &[T],
-    stride: usize,
-    row: usize,
-    height: usize,
-    depths: &Range<usize>,
-    to: *mut u32,
-) {
+unsafe fn pack_columns<T, R: Read<T>>(from: &[T], part: Part<'_>, to: *mut u32) {
+    let Part {
+        stride,
+        row,
+        height,
+        depths,
+    } = part;
     let mask = first(height);
-    for (pair, depth) in depths.clone().step_by(2).enumerate() {
-        // SAFETY: `height` numbers at each depth are inside the slice, and pairs inside `to`.
+    let per_word = R::KIND.per_word();
+    for (word, depth) in depths.clone().step_by(per_word).enumerate() {
+        // SAFETY: `height` numbers at each depth are inside the slice, and words inside `to`.
         unsafe {
             let from = from.as_ptr().add(depth * stride + row);
-            let mut words = T::sixteen(from, height);
-            if depth + 1 < depths.end {
-                let odd = T::sixteen(from.add(stride), height);
+            let mut words = R::sixteen(from, height);
+            if per_word == 2 && depth + 1 < depths.end {
+                let odd = R::sixteen(from.add(stride), height);
                 words = _mm512_or_si512(words, _mm512_slli_epi32::<16>(odd));
             }
-            _mm512_mask_storeu_epi32(to.add(pair * height).cast(), mask, words);
+            _mm512_mask_storeu_epi32(to.add(word * height).cast(), mask, words);
         }
     }
 }

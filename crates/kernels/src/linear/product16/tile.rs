@@ -14,10 +14,51 @@ pub(super) const HEIGHT: usize = 14;
 /// The columns of a panel of the right operand.
 pub(super) const WIDTH: usize = 32;
 
-/// Sixteen pairs of bf16 numbers: one cache line, one register.
+/// How a tile multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Pairs of bf16 numbers, two depths in a word.
+    Bf16,
+    /// f32 numbers, a depth in a word.
+    F32,
+}
+
+impl Kind {
+    /// Depths in a word.
+    pub(super) const fn per_word(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 1,
+        }
+    }
+
+    /// Words that hold so many depths.
+    pub(super) const fn words(self, depths: usize) -> usize {
+        depths.div_ceil(self.per_word())
+    }
+}
+
+/// Sixteen words: one cache line, one register.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u32; 16]);
+
+/// Operands that a tile is the product of: `words` words of each row and column.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) words: usize,
+    pub(super) left: *const u32,
+    pub(super) right: *const Line,
+}
+
+impl Span {
+    /// Nothing.
+    pub(super) const EMPTY: Self = Self {
+        words: 0,
+        left: std::ptr::null(),
+        right: std::ptr::null(),
+    };
+}
 
 /// Where the sums of a tile go.
 #[derive(Debug, Clone, Copy)]
@@ -33,33 +74,58 @@ pub(super) struct Target {
     /// At most [`WIDTH`].
     pub(super) cols: usize,
     pub(super) accumulate: bool,
-    /// What is read next: [`AHEAD`] bytes per pair from here are asked for meanwhile. Any address.
+    /// What is read next: [`AHEAD`] bytes per word from here are asked for meanwhile. Any address.
     pub(super) ahead: *const u32,
 }
 
-/// Bytes asked for per pair of depths.
+/// Bytes asked for per word of depths.
 pub(super) const AHEAD: usize = 16;
 
-/// Multiplies a panel of `rows` rows with one of [`WIDTH`] columns over `pairs` pairs of depths.
+/// Multiplies panels of `rows` rows with panels of [`WIDTH`] columns, and adds the products.
 ///
 /// # Safety
-/// The processor must have AVX512-BF16. `left` must be valid for reading `pairs·rows` pairs,
-/// `right` for `pairs` times two lines, and every pointer of `to` for `rows` rows of `to.cols`.
+/// The processor must have AVX512-BF16. For each span, `left` must be valid for reading
+/// `words·rows` words, `right` for `words` times two lines, and every pointer of `to` for `rows`
+/// rows of `to.cols`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn multiply(
-    rows: usize,
-    pairs: usize,
-    left: *const u32,
-    right: *const Line,
-    to: Target,
-) {
+pub(super) unsafe fn multiply(kind: Kind, rows: usize, spans: [Span; 2], to: Target) {
     // SAFETY: passed on unchanged.
     unsafe {
-        if to.cols > WIDTH / 2 {
-            of_height::<2>(rows, pairs, left, right, to);
-        } else {
-            of_height::<1>(rows, pairs, left, right, to);
+        match (kind, to.cols > WIDTH / 2) {
+            (Kind::Bf16, true) => of_height::<Pairs, 2>(rows, spans, to),
+            (Kind::Bf16, false) => of_height::<Pairs, 1>(rows, spans, to),
+            (Kind::F32, true) => of_height::<Singles, 2>(rows, spans, to),
+            (Kind::F32, false) => of_height::<Singles, 1>(rows, spans, to),
         }
+    }
+}
+
+/// The instruction behind a [`Kind`].
+trait Multiply {
+    /// `sum + left·right` in each lane.
+    ///
+    /// # Safety
+    /// The processor must have AVX512-BF16.
+    unsafe fn add(sum: __m512, left: __m512i, right: __m512i) -> __m512;
+}
+
+struct Pairs;
+
+impl Multiply for Pairs {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[inline]
+    unsafe fn add(sum: __m512, left: __m512i, right: __m512i) -> __m512 {
+        _mm512_dpbf16_ps(sum, bits(left), bits(right))
+    }
+}
+
+struct Singles;
+
+impl Multiply for Singles {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[inline]
+    unsafe fn add(sum: __m512, left: __m512i, right: __m512i) -> __m512 {
+        _mm512_fmadd_ps(_mm512_castsi512_ps(left), _mm512_castsi512_ps(right), sum)
     }
 }
 
@@ -67,31 +133,25 @@ pub(super) unsafe fn multiply(
 /// As [`multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 #[inline]
-unsafe fn of_height<const V: usize>(
-    rows: usize,
-    pairs: usize,
-    left: *const u32,
-    right: *const Line,
-    to: Target,
-) {
+unsafe fn of_height<M: Multiply, const V: usize>(rows: usize, spans: [Span; 2], to: Target) {
     // SAFETY: passed on unchanged.
     unsafe {
         match rows {
             0 => {}
-            1 => tile::<1, V>(pairs, left, right, to),
-            2 => tile::<2, V>(pairs, left, right, to),
-            3 => tile::<3, V>(pairs, left, right, to),
-            4 => tile::<4, V>(pairs, left, right, to),
-            5 => tile::<5, V>(pairs, left, right, to),
-            6 => tile::<6, V>(pairs, left, right, to),
-            7 => tile::<7, V>(pairs, left, right, to),
-            8 => tile::<8, V>(pairs, left, right, to),
-            9 => tile::<9, V>(pairs, left, right, to),
-            10 => tile::<10, V>(pairs, left, right, to),
-            11 => tile::<11, V>(pairs, left, right, to),
-            12 => tile::<12, V>(pairs, left, right, to),
-            13 => tile::<13, V>(pairs, left, right, to),
-            _ => tile::<HEIGHT, V>(pairs, left, right, to),
+            1 => tile::<M, 1, V>(spans, to),
+            2 => tile::<M, 2, V>(spans, to),
+            3 => tile::<M, 3, V>(spans, to),
+            4 => tile::<M, 4, V>(spans, to),
+            5 => tile::<M, 5, V>(spans, to),
+            6 => tile::<M, 6, V>(spans, to),
+            7 => tile::<M, 7, V>(spans, to),
+            8 => tile::<M, 8, V>(spans, to),
+            9 => tile::<M, 9, V>(spans, to),
+            10 => tile::<M, 10, V>(spans, to),
+            11 => tile::<M, 11, V>(spans, to),
+            12 => tile::<M, 12, V>(spans, to),
+            13 => tile::<M, 13, V>(spans, to),
+            _ => tile::<M, HEIGHT, V>(spans, to),
         }
     }
 }
@@ -100,12 +160,7 @@ unsafe fn of_height<const V: usize>(
 /// As [`multiply`], for `H` rows and columns of `V` registers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 #[inline(never)]
-unsafe fn tile<const H: usize, const V: usize>(
-    pairs: usize,
-    left: *const u32,
-    right: *const Line,
-    to: Target,
-) {
+unsafe fn tile<M: Multiply, const H: usize, const V: usize>(spans: [Span; 2], to: Target) {
     let mut sums = [[_mm512_setzero_ps(); V]; H];
     if to.accumulate || to.rounded.is_none() {
         for i in 0..H {
@@ -115,21 +170,23 @@ unsafe fn tile<const H: usize, const V: usize>(
             }
         }
     }
-    // SAFETY: `pair < pairs`, `i < H` and `j < V` stay inside what the caller vouches for.
+    // SAFETY: `word < words`, `i < H` and `j < V` stay inside what the caller vouches for.
     unsafe {
-        for pair in 0..pairs {
-            let ahead = to.ahead.cast::<i8>().wrapping_add(AHEAD * pair);
-            _mm_prefetch::<_MM_HINT_T1>(ahead);
-            let from = right.add(2 * pair);
-            let mut columns = [bits(_mm512_setzero_si512()); V];
-            for j in 0..V {
-                columns[j] = bits(_mm512_load_si512(from.add(j).cast()));
-            }
-            let from = left.add(H * pair);
-            for i in 0..H {
-                let row = bits(_mm512_set1_epi32(from.add(i).read().cast_signed()));
+        for Span { words, left, right } in spans {
+            for word in 0..words {
+                let ahead = to.ahead.cast::<i8>().wrapping_add(AHEAD * word);
+                _mm_prefetch::<_MM_HINT_T1>(ahead);
+                let from = right.add(2 * word);
+                let mut columns = [_mm512_setzero_si512(); V];
                 for j in 0..V {
-                    sums[i][j] = _mm512_dpbf16_ps(sums[i][j], row, columns[j]);
+                    columns[j] = _mm512_load_si512(from.add(j).cast());
+                }
+                let from = left.add(H * word);
+                for i in 0..H {
+                    let row = _mm512_set1_epi32(from.add(i).read().cast_signed());
+                    for j in 0..V {
+                        sums[i][j] = M::add(sums[i][j], row, columns[j]);
+                    }
                 }
             }
         }
