@@ -183,6 +183,46 @@ pub enum Error {
         dims: Vec<u64>,
     },
 
+    /// A type that numbers cannot be packed into.
+    #[error("numbers cannot be packed into {kind}")]
+    NoQuantizer {
+        /// The type.
+        kind: GgmlType,
+    },
+
+    /// Numbers that do not make whole blocks.
+    #[error("{elements} numbers are no whole blocks of {kind}, which hold {block} each")]
+    BlockElements {
+        /// The type.
+        kind: GgmlType,
+        /// The numbers there are.
+        elements: usize,
+        /// The numbers of a block.
+        block: usize,
+    },
+
+    /// A number that a type cannot hold.
+    #[error("number {index} is {value}, which {kind} cannot hold")]
+    NotFinite {
+        /// The type.
+        kind: GgmlType,
+        /// Place of the number.
+        index: usize,
+        /// The number.
+        value: f32,
+    },
+
+    /// Another number of values than a tensor was announced with.
+    #[error("tensor `{tensor}` must have {expected} values, got {got}")]
+    ValueCount {
+        /// The tensor.
+        tensor: String,
+        /// The elements of its shape.
+        expected: usize,
+        /// The values there are.
+        got: usize,
+    },
+
     /// A row that does not consist of whole blocks.
     #[error("{}: tensor `{tensor}` has rows of {row} elements, {kind} needs a multiple of {block}", file.display())]
     PartialBlock {

@@ -12,6 +12,7 @@ mod gguf_bytes;
 mod gguf_golden;
 mod gguf_hostile;
 mod gguf_mutations;
+mod gguf_write;
 mod golden;
 mod quant_golden;
 mod quant_properties;

@@ -12,9 +12,9 @@ use super::metadata::Metadata;
 use super::tensor::GgufTensor;
 use crate::error::{Error, Result};
 
-const MAGIC: [u8; 4] = *b"GGUF";
-const ALIGNMENT_KEY: &str = "general.alignment";
-const DEFAULT_ALIGNMENT: usize = 32;
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
+pub(super) const DEFAULT_ALIGNMENT: usize = 32;
 
 /// An open GGUF file.
 ///

@@ -1,4 +1,5 @@
-//! Reading GGUF files, the format of llama.cpp: metadata, vocabulary and block-quantized tensors.
+//! Reading and writing GGUF files, the format of llama.cpp: metadata, vocabulary and
+//! block-quantized tensors.
 //!
 //! A file is a header (magic, version, counts), a list of typed key–value pairs, a list of tensor
 //! descriptions, padding, and the tensors' bytes:
@@ -31,15 +32,19 @@ mod k_quants;
 mod legacy;
 mod metadata;
 mod plain;
+mod quantize;
 mod tensor;
 mod tensor_type;
 mod value;
 mod vocabulary;
+mod write;
 
 pub use dequantize::{can_dequantize, dequantize_into};
 pub use file::GgufFile;
 pub use metadata::{FromValue, Metadata};
+pub use quantize::{can_quantize, quantize};
 pub use tensor::GgufTensor;
 pub use tensor_type::GgmlType;
 pub use value::{Array, Value, ValueType};
 pub use vocabulary::GgufVocabulary;
+pub use write::{GgufSpec, StagedGguf, write_gguf};

@@ -37,6 +37,13 @@ macro_rules! value_types {
                 }
             }
 
+            /// The type's number in a file.
+            pub fn code(self) -> u32 {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
             /// The type's name, such as `u32` or `string`.
             pub fn name(self) -> &'static str {
                 match self {
