@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use flametune_kernels::{AttentionMask, attention, rope};
+use flametune_kernels::{AttentionMask, PagedScores, attention, rope};
 use flametune_peft::{
     AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterPrompt, AdapterSublayer,
     AdapterTable, PrefixKeysValues, PromptShape, Sublayer,
@@ -21,6 +21,7 @@ use crate::cache::KvCache;
 use crate::config::{BlockStyle, DecoderConfig, LayerConfig, QkNorm};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
+use crate::paged::{PagedInput, PagedKv, PagedPlan, PagedRow};
 use crate::rope::RopeTable;
 use crate::virtual_tokens::{Entry, in_front, in_front_of_heads, tokens_only};
 use crate::weights::Scope;
@@ -141,13 +142,28 @@ impl StepContext {
     }
 }
 
+/// Where a layer keeps the keys and values of tokens already seen.
+#[derive(Debug)]
+pub enum LayerMemory<'a> {
+    /// Rows that grow together; the layer's number in them.
+    Rows(usize, &'a mut KvCache),
+    /// Sequences in pages; the layer's number in them.
+    Paged(usize, &'a mut PagedKv, &'a PagedStep<'a>),
+}
+
+/// The sequences of a step over a paged cache.
+#[derive(Debug)]
+pub struct PagedStep<'a>(pub(crate) PagedPlan<'a>);
+
 /// Sees the embeddings, numbered 0, and the output of each layer, from 1; what it returns goes on.
 pub type Tap<'a> = &'a mut dyn FnMut(usize, Tensor<3>) -> Tensor<3>;
 
 impl Decoder {
     pub(crate) fn load(scope: &Scope<'_>, config: &Arc<DecoderConfig>) -> Result<Self> {
         let shape = [config.vocab_size, config.hidden_size];
-        let embed_tokens = AdapterEmbedding::new(scope.at("embed_tokens").weight("weight", shape)?);
+        let mut embed_tokens =
+            AdapterEmbedding::new(scope.at("embed_tokens").weight("weight", shape)?);
+        embed_tokens.head_precision = scope.precision();
         let layers = config
             .layers
             .iter()
@@ -275,10 +291,67 @@ impl Decoder {
         let input = context.input.clone();
         let mut hidden = tap(0, self.embed_behind(input, batch, pass));
         for (index, layer) in self.layers.iter().enumerate() {
-            let cache = cache.as_deref_mut().map(|cache| (index, cache));
-            hidden = tap(index + 1, layer.forward(hidden, &context, cache));
+            let memory = cache
+                .as_deref_mut()
+                .map(|cache| LayerMemory::Rows(index, cache));
+            hidden = tap(index + 1, layer.forward(hidden, &context, memory));
         }
         Ok(self.norm.forward(tokens_only(hidden, batch.seq()), pass))
+    }
+
+    /// Room for `pages` pages of `page_len` tokens each.
+    pub fn new_paged_kv(&self, pages: usize, page_len: usize) -> PagedKv {
+        let heads = [self.config.num_key_value_heads, self.config.head_dim];
+        let (device, dtype) = (self.device(), self.compute_dtype());
+        PagedKv::new(self.layers.len(), [pages, page_len], heads, &device, dtype)
+    }
+
+    /// Whether the keys of a token depend on the length of its text.
+    pub(crate) fn rotates_by_length(&self) -> bool {
+        use crate::config::RopeScaling::{Dynamic, LongRope};
+        let by_length = |rope: &crate::config::RopeConfig| {
+            matches!(rope.scaling, Dynamic { .. } | LongRope { .. })
+        };
+        self.config.ropes.iter().any(by_length)
+    }
+
+    /// Runs every layer and the final normalisation over the new tokens of some sequences.
+    pub(crate) fn forward_paged(
+        &self,
+        rows: &[PagedRow<'_>],
+        kv: &mut PagedKv,
+        pass: &AdapterPass,
+        alone: bool,
+    ) -> Result<Tensor<3>> {
+        let input = PagedInput::new(rows, kv, pass, alone)?;
+        input.check_vocab(self.config.vocab_size)?;
+        input.check_vectors(&self.prompt)?;
+        input.pass.check(&self.adapters, input.len())?;
+        let (device, dtype) = (self.device(), self.compute_dtype());
+        let table =
+            |rope| RopeTable::of_sequences(rope, &input.positions, &input.lengths, &device, dtype);
+        let context = StepContext {
+            ropes: self.config.ropes.iter().map(table).collect(),
+            mask: AttentionMask::causal(0),
+            pass: input.pass.clone(),
+            input: None,
+            prefix: None,
+        };
+        let factor = self.config.embedding_multiplier;
+        let of_vectors = match self.config.multiplies_prompts {
+            true => factor,
+            false => 1.0,
+        };
+        let mut hidden = input.embed(&self.prompt, dtype, of_vectors, |ids, pass| {
+            let hidden = self.embed_tokens.forward(ids, ids.len(), dtype, pass);
+            scale(hidden, factor)
+        });
+        let step = PagedStep(input.plan);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let memory = LayerMemory::Paged(index, &mut *kv, &step);
+            hidden = layer.forward(hidden, &context, Some(memory));
+        }
+        Ok(self.norm.forward(hidden, &context.pass))
     }
 }
 
@@ -335,7 +408,7 @@ impl DecoderLayer {
         &self,
         hidden: Tensor<3>,
         context: &StepContext,
-        cache: Option<(usize, &mut KvCache)>,
+        memory: Option<LayerMemory<'_>>,
     ) -> Tensor<3> {
         let style = self.config.block;
         let add = |residual: Tensor<3>, block: Tensor<3>| {
@@ -358,7 +431,7 @@ impl DecoderLayer {
         let layer = (self.index, self.layer);
         let attended = self
             .self_attn
-            .forward(normed.clone(), context, layer, cache);
+            .forward(normed.clone(), context, layer, memory);
         let attended = normalised(after_attention, attended);
         let attended = self
             .self_attn_output
@@ -421,7 +494,7 @@ impl Attention {
         hidden: Tensor<3>,
         context: &StepContext,
         (index, layer): (usize, LayerConfig),
-        cache: Option<(usize, &mut KvCache)>,
+        memory: Option<LayerMemory<'_>>,
     ) -> Tensor<3> {
         let config = &self.config;
         let [batch, seq, _] = hidden.dims();
@@ -438,18 +511,25 @@ impl Attention {
             let (keys, values) = prefix.layer(index);
             (k, v) = (in_front_of_heads(keys, k), in_front_of_heads(values, v));
         }
-        if let Some((index, cache)) = cache {
-            (k, v) = cache.update(index, k, v);
-        }
-        let mask = context.mask(layer.sliding_window);
-        let heads = attention(
-            q,
-            k,
-            v,
-            &mask,
-            config.attention_multiplier,
-            config.attn_logit_softcapping,
-        );
+        let (multiplier, softcap) = (config.attention_multiplier, config.attn_logit_softcapping);
+        let heads = match memory {
+            Some(LayerMemory::Paged(index, kv, step)) => {
+                let scores = PagedScores {
+                    scale: multiplier,
+                    softcap,
+                    window: layer.sliding_window,
+                    alone: false,
+                };
+                kv.attend(index, [q, k, v], &step.0, scores)
+            }
+            memory => {
+                if let Some(LayerMemory::Rows(index, cache)) = memory {
+                    (k, v) = cache.update(index, k, v);
+                }
+                let mask = context.mask(layer.sliding_window);
+                attention(q, k, v, &mask, multiplier, softcap)
+            }
+        };
         let width = config.num_attention_heads * config.head_dim;
         self.o_proj
             .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]), pass)

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
-use flametune_kernels::{geglu_tanh, swiglu};
+use flametune_kernels::{Precision, geglu_tanh, swiglu_with};
 use flametune_peft::{AdapterLinear, AdapterPass};
 
 use crate::config::{Activation, DecoderConfig, MoeConfig};
@@ -97,9 +97,9 @@ pub struct Expert {
     act: Activation,
 }
 
-fn gated(act: Activation, gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+fn gated(act: Activation, gate: Tensor<3>, up: Tensor<3>, precision: Precision) -> Tensor<3> {
     match act {
-        Activation::Silu => swiglu(gate, up),
+        Activation::Silu => swiglu_with(gate, up, precision),
         Activation::GeluTanh => geglu_tanh(gate, up),
     }
 }
@@ -152,14 +152,17 @@ impl FeedForward {
         match self {
             Self::Gated(Gated { mlp }) => {
                 let gate = mlp.gate_proj.forward(x.clone(), pass);
-                let inner = gated(mlp.act, gate, mlp.up_proj.forward(x, pass));
+                let precision = mlp.down_proj.base_layer.precision();
+                let inner = gated(mlp.act, gate, mlp.up_proj.forward(x, pass), precision);
                 mlp.down_proj.forward(inner, pass)
             }
             Self::FusedGated(FusedGated { mlp }) => {
                 let gate_up = mlp.gate_up_proj.forward(x, pass);
                 let inner = gate_up.dims()[2] / 2;
                 let gate = gate_up.clone().narrow(2, 0, inner);
-                let inner = gated(mlp.act, gate, gate_up.narrow(2, inner, inner));
+                let precision = mlp.down_proj.base_layer.precision();
+                let up = gate_up.narrow(2, inner, inner);
+                let inner = gated(mlp.act, gate, up, precision);
                 mlp.down_proj.forward(inner, pass)
             }
             Self::Experts(Experts { block_sparse_moe }) => block_sparse_moe.forward(x, pass),
@@ -237,7 +240,8 @@ impl SparseMoe {
 impl Expert {
     fn forward(&self, x: Tensor<3>, pass: &AdapterPass) -> Tensor<3> {
         let gate = self.w1.forward(x.clone(), pass);
-        let inner = gated(self.act, gate, self.w3.forward(x, pass));
+        let precision = self.w2.base_layer.precision();
+        let inner = gated(self.act, gate, self.w3.forward(x, pass), precision);
         self.w2.forward(inner, pass)
     }
 }

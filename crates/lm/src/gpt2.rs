@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, activation};
-use flametune_kernels::attention;
+use flametune_kernels::{AttentionMask, PagedScores, attention};
 use flametune_peft::{
     AdapterEmbedding, AdapterLinear, AdapterNorm, AdapterPass, AdapterPrompt, AdapterSublayer,
     AdapterTable, Norm, PromptShape, Sublayer, TiedLinear,
@@ -13,8 +13,9 @@ use flametune_peft::{
 use crate::batch::TokenBatch;
 use crate::cache::KvCache;
 use crate::config::ConfigFile;
-use crate::decoder::Tap;
+use crate::decoder::{LayerMemory, PagedStep, Tap};
 use crate::error::{Error, Result};
+use crate::paged::{PagedInput, PagedKv, PagedRow};
 use crate::virtual_tokens::{Entry, in_front, in_front_of_heads, tokens_only};
 use crate::weights::Scope;
 
@@ -245,8 +246,10 @@ impl Gpt2 {
                 mlp_output: AdapterSublayer::new(Sublayer::FeedForward, width),
             })
         };
+        let mut wte = AdapterEmbedding::new(wte);
+        wte.head_precision = scope.precision();
         Ok(Self {
-            wte: AdapterEmbedding::new(wte),
+            wte,
             wpe: AdapterEmbedding::new(wpe),
             h: (0..config.n_layer).map(block).collect::<Result<_>>()?,
             ln_f: scope.at("ln_f").norm(norm, width)?,
@@ -283,6 +286,40 @@ impl Gpt2 {
         KvCache::new(self.h.len(), batch, capacity)
     }
 
+    /// Room for `pages` pages of `page_len` tokens each.
+    pub fn new_paged_kv(&self, pages: usize, page_len: usize) -> PagedKv {
+        let heads = [self.config.n_head, self.config.n_embd / self.config.n_head];
+        let (device, dtype) = (self.device(), self.compute_dtype());
+        PagedKv::new(self.h.len(), [pages, page_len], heads, &device, dtype)
+    }
+
+    /// Runs every layer and the final normalisation over the new tokens of some sequences.
+    pub(crate) fn forward_paged(
+        &self,
+        rows: &[PagedRow<'_>],
+        kv: &mut PagedKv,
+        pass: &AdapterPass,
+        alone: bool,
+    ) -> Result<Tensor<3>> {
+        let input = PagedInput::new(rows, kv, pass, alone)?;
+        input.check_vocab(self.config.vocab_size)?;
+        input.check_vectors(&self.prompt)?;
+        input.pass.check(&self.adapters, input.len())?;
+        check_positions(&input.positions, self.config.n_positions)?;
+        let (slots, dtype) = (input.len(), self.compute_dtype());
+        let embedded = input.embed(&self.prompt, dtype, 1.0, |ids, pass| {
+            self.wte.forward(ids, ids.len(), dtype, pass)
+        });
+        let pass = &input.pass;
+        let mut hidden = embedded + self.wpe.forward(&input.positions, slots, dtype, pass);
+        let step = PagedStep(input.plan);
+        for (index, block) in self.h.iter().enumerate() {
+            let memory = LayerMemory::Paged(index, &mut *kv, &step);
+            hidden = block.forward(&hidden, None, (None, Some(memory)), pass);
+        }
+        Ok(self.ln_f.forward(hidden, pass))
+    }
+
     /// Runs every layer and the final normalisation; see [`Tap`].
     ///
     /// # Errors
@@ -305,20 +342,33 @@ impl Gpt2 {
         let embedded = in_front(entry.input, self.wte.forward(ids, rows, dtype, pass));
         let mut hidden = tap(0, embedded + self.wpe.forward(positions, rows, dtype, pass));
         for (index, block) in self.h.iter().enumerate() {
-            let normed = block.ln_1.forward(hidden.clone(), pass);
-            let cache = cache.as_deref_mut().map(|cache| (index, cache));
+            let memory = cache
+                .as_deref_mut()
+                .map(|cache| LayerMemory::Rows(index, cache));
             let prefix = entry.prefix.as_ref().map(|prefix| prefix.layer(index));
-            let attended = block
-                .attn
-                .forward(normed.clone(), mask, (prefix, cache), pass);
-            hidden = hidden.clone() + block.attn_output.forward(&hidden, &normed, attended, pass);
-            let normed = block.ln_2.forward(hidden.clone(), pass);
-            let inner = activation::gelu_approximate(block.mlp.c_fc.forward(normed.clone(), pass));
-            let fed = block.mlp.c_proj.forward(inner, pass);
-            hidden = hidden.clone() + block.mlp_output.forward(&hidden, &normed, fed, pass);
-            hidden = tap(index + 1, hidden);
+            let output = block.forward(&hidden, Some(mask), (prefix, memory), pass);
+            hidden = tap(index + 1, output);
         }
         Ok(self.ln_f.forward(tokens_only(hidden, batch.seq()), pass))
+    }
+}
+
+impl Gpt2Block {
+    /// One layer: `x + attention(x)`, then `x + mlp(x)`.
+    fn forward(
+        &self,
+        hidden: &Tensor<3>,
+        mask: Option<&AttentionMask>,
+        memory: (Option<KeysValues>, Option<LayerMemory<'_>>),
+        pass: &AdapterPass,
+    ) -> Tensor<3> {
+        let normed = self.ln_1.forward(hidden.clone(), pass);
+        let attended = self.attn.forward(normed.clone(), mask, memory, pass);
+        let hidden = hidden.clone() + self.attn_output.forward(hidden, &normed, attended, pass);
+        let normed = self.ln_2.forward(hidden.clone(), pass);
+        let inner = activation::gelu_approximate(self.mlp.c_fc.forward(normed.clone(), pass));
+        let fed = self.mlp.c_proj.forward(inner, pass);
+        hidden.clone() + self.mlp_output.forward(&hidden, &normed, fed, pass)
     }
 }
 
@@ -354,8 +404,8 @@ impl Gpt2Attention {
     fn forward(
         &self,
         x: Tensor<3>,
-        mask: &flametune_kernels::AttentionMask,
-        (prefix, cache): (Option<KeysValues>, Option<(usize, &mut KvCache)>),
+        mask: Option<&AttentionMask>,
+        (prefix, memory): (Option<KeysValues>, Option<LayerMemory<'_>>),
         pass: &AdapterPass,
     ) -> Tensor<3> {
         let [batch, seq, width] = x.dims();
@@ -369,10 +419,24 @@ impl Gpt2Attention {
         if let Some((keys, values)) = prefix {
             (k, v) = (in_front_of_heads(keys, k), in_front_of_heads(values, v));
         }
-        if let Some((index, cache)) = cache {
-            (k, v) = cache.update(index, k, v);
-        }
-        let heads = attention(q, k, v, mask, self.scale, None);
+        let heads = match memory {
+            Some(LayerMemory::Paged(index, kv, step)) => {
+                let scores = PagedScores {
+                    scale: self.scale,
+                    softcap: None,
+                    window: None,
+                    alone: false,
+                };
+                kv.attend(index, [q, k, v], &step.0, scores)
+            }
+            memory => {
+                if let Some(LayerMemory::Rows(index, cache)) = memory {
+                    (k, v) = cache.update(index, k, v);
+                }
+                let whole = AttentionMask::causal(0);
+                attention(q, k, v, mask.unwrap_or(&whole), self.scale, None)
+            }
+        };
         self.c_proj
             .forward(heads.swap_dims(1, 2).reshape([batch, seq, width]), pass)
     }

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! - [`Checkpoint`]: a model on disk; [`TensorSource`]: its tensors, one at a time
-//! - [`CausalLm`], [`BertModel`]: models; [`TokenBatch`], [`KvCache`]: what goes in and what stays
+//! - [`CausalLm`], [`BertModel`]: models; [`TokenBatch`], [`KvCache`]: what goes in and what stays;
+//!   [`PagedKv`], [`PagedRow`]: the same for sequences that come and go
 //! - [`ConfigFile`], [`DecoderConfig`]: `config.json` as it stands, and with defaults resolved
 //! - [`LoadOptions`], [`QuantizeOptions`]: number formats, and what to quantize on the way
 //! - [`AdapterPass`]: which adapters take part in a forward pass; they come from crate `peft`
@@ -44,13 +45,16 @@ mod config;
 mod decoder;
 mod decoder_lm;
 mod error;
+mod eva;
 mod feed_forward;
 mod gpt2;
 mod linears;
 mod loss;
+mod merge;
 mod model;
 mod names;
 mod options;
+mod paged;
 mod passport;
 mod rope;
 mod slots;
@@ -64,19 +68,21 @@ pub use bert::{
 };
 pub use cache::KvCache;
 pub use checkpoint::{
-    GgufCheckpoint, HeaderError, IndexError, SafetensorsCheckpoint, SavedCheckpoint, StoredWeight,
-    TensorInfo, TensorSource, TensorSpec, save_safetensors, stored_weights,
+    GgufCheckpoint, GgufNames, GgufPart, GgufPlan, GgufSource, HeaderError, IndexError, RowOrder,
+    SafetensorsCheckpoint, SavedCheckpoint, StoredWeight, TensorInfo, TensorSource, TensorSpec,
+    save_safetensors, stored_weights,
 };
 pub use config::{
     Activation, BlockStyle, ConfigFile, DecoderConfig, Family, LayerConfig, MoeConfig, QkNorm,
     RopeConfig, RopeScaling,
 };
 pub use decoder::{
-    Attention, Decoder, DecoderLayer, FusedProjections, Projections, SeparateProjections,
-    StepContext, Tap,
+    Attention, Decoder, DecoderLayer, FusedProjections, LayerMemory, PagedStep, Projections,
+    SeparateProjections, StepContext, Tap,
 };
 pub use decoder_lm::DecoderLm;
 pub use error::{Error, Result};
+pub use eva::EvaBatch;
 pub use feed_forward::{
     Expert, Experts, FeedForward, FusedGated, FusedGatedMlp, Gated, GatedMlp, SparseMoe,
 };
@@ -84,6 +90,7 @@ pub use gpt2::{Gpt2, Gpt2Attention, Gpt2Block, Gpt2Config, Gpt2Lm, Gpt2Mlp};
 pub use model::{CausalLm, Checkpoint};
 pub use names::{NamedTensor, named_tensors};
 pub use options::{LoadOptions, QuantizeOptions};
+pub use paged::{PagedKv, PagedRow, RowInput, VirtualSlots};
 pub use passport::base_digest;
 pub use rope::{RopeTable, inverse_frequencies};
 pub use weights::LoadProgress;

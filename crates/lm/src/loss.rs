@@ -161,7 +161,10 @@ impl CausalLm {
                 if !plain(tied.as_ref().is_some_and(adapted)) {
                     return None;
                 }
-                DenseLinear::new(table.weight.clone(), None)
+                DenseLinear {
+                    precision: table.head_precision,
+                    ..DenseLinear::new(table.weight.clone(), None)
+                }
             }
         };
         Some(Head {

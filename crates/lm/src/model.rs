@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use flametune_peft::{AdapterLinear, AdapterPass};
+use flametune_peft::{AdapterLinear, AdapterPass, AdapterPrompt};
 
 use crate::batch::TokenBatch;
 use crate::bert::BertModel;
@@ -23,6 +23,7 @@ use crate::gpt2::{self, Gpt2Lm};
 use crate::linears;
 use crate::names::{NamedTensor, named_tensors, packed_tensors, quantization};
 use crate::options::LoadOptions;
+use crate::paged::{PagedKv, PagedRow, VirtualSlots};
 use crate::virtual_tokens::tokens_only;
 use crate::weights::{LoadProgress, Weights};
 
@@ -56,8 +57,15 @@ impl Checkpoint {
         } else {
             path.to_owned()
         };
-        let gguf = GgufCheckpoint::open(&file)?;
-        let config = ConfigFile::from_value(gguf.config().clone(), &file)?;
+        Self::from_gguf(GgufCheckpoint::open(&file)?)
+    }
+
+    /// A GGUF file that is open already.
+    ///
+    /// # Errors
+    /// When its configuration is not an object.
+    pub fn from_gguf(gguf: GgufCheckpoint) -> Result<Self> {
+        let config = ConfigFile::from_value(gguf.config().clone(), gguf.file().path())?;
         Ok(Self {
             config,
             tensors: Tensors::Gguf(Box::new(gguf)),
@@ -284,6 +292,82 @@ impl CausalLm {
         match self {
             Self::Decoder(lm) => lm.model.forward(batch, cache, pass, tap),
             Self::Gpt2(lm) => lm.transformer.forward(batch, cache, pass, tap),
+        }
+    }
+
+    /// Room for `pages` pages of `page_len` tokens each, for [`forward_paged`](Self::forward_paged).
+    ///
+    /// # Panics
+    /// When a page has no room for a token.
+    pub fn new_paged_kv(&self, pages: usize, page_len: usize) -> PagedKv {
+        match self {
+            Self::Decoder(lm) => lm.model.new_paged_kv(pages, page_len),
+            Self::Gpt2(lm) => lm.transformer.new_paged_kv(pages, page_len),
+        }
+    }
+
+    /// Runs the model up to its head over the new tokens of some sequences, each with a cache of its
+    /// own length in pages.
+    ///
+    /// `pass` has a row for each sequence. With `alone`, and inside
+    /// [`rows_alone`](flametune_kernels::rows_alone), what comes out for a token does not depend, to
+    /// the bit, on the other sequences or on how a sequence is cut into steps.
+    ///
+    /// # Shapes
+    /// - returns `[slots, 1, d_model]`: the new slots of one sequence after those of the other
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and when a sequence has too few pages, or vectors enter that
+    /// are not those of its adapter.
+    pub fn forward_paged(
+        &self,
+        rows: &[PagedRow<'_>],
+        kv: &mut PagedKv,
+        pass: &AdapterPass,
+        alone: bool,
+    ) -> Result<Tensor<3>> {
+        match self {
+            Self::Decoder(lm) => lm.model.forward_paged(rows, kv, pass, alone),
+            Self::Gpt2(lm) => lm.transformer.forward_paged(rows, kv, pass, alone),
+        }
+    }
+
+    /// The virtual tokens of a sequence with the adapters of a pass.
+    pub fn virtual_slots(&self, pass: &AdapterPass) -> VirtualSlots {
+        let tokens = self.prompt().rows(pass, 1);
+        VirtualSlots {
+            prefix: tokens.prefix_len(),
+            input: tokens.input_len(),
+        }
+    }
+
+    /// Writes the keys and values that the adapter of a pass puts in front of a sequence into its
+    /// first slots, and returns how many there are.
+    ///
+    /// # Errors
+    /// When the pages have no room for them.
+    pub fn write_prefix(
+        &self,
+        kv: &mut PagedKv,
+        pass: &AdapterPass,
+        pages: &[u32],
+    ) -> Result<usize> {
+        kv.write_prefix(self.prompt(), pass, pages, self.compute_dtype())
+    }
+
+    /// Whether the keys of a token depend on the length of its text, so that texts which begin
+    /// alike cannot share them.
+    pub fn rotates_by_length(&self) -> bool {
+        match self {
+            Self::Decoder(lm) => lm.model.rotates_by_length(),
+            Self::Gpt2(_) => false,
+        }
+    }
+
+    fn prompt(&self) -> &AdapterPrompt {
+        match self {
+            Self::Decoder(lm) => &lm.model.prompt,
+            Self::Gpt2(lm) => &lm.transformer.prompt,
         }
     }
 

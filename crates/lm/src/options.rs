@@ -28,7 +28,7 @@ pub struct LoadOptions {
     pub compute_dtype: DType,
     /// What to quantize while loading; nothing if `None`.
     pub quantize: Option<QuantizeOptions>,
-    /// How exactly linear layers multiply; a head that is the embedding always does in full.
+    /// How exactly linear layers multiply, the head among them.
     pub precision: Precision,
 }
 

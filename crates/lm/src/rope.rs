@@ -138,24 +138,72 @@ impl RopeTable {
             .iter()
             .max()
             .map_or(0, |&position| position as usize + 1);
-        let frequencies = inverse_frequencies(rope, longest);
-        let len = positions.len() * rope.rot_dim;
-        let (mut cos, mut sin) = (Vec::with_capacity(len), Vec::with_capacity(len));
+        let mut angles = Angles::default();
+        angles.add(rope, positions, longest);
+        let shape = [rows, positions.len() / rows.max(1), rope.rot_dim];
+        angles.table(shape, device, dtype)
+    }
+
+    /// Computes the table of sequences that are rows of one token each: `lengths` says of each
+    /// sequence how many of the positions are its own, and the length for its frequencies.
+    ///
+    /// # Shapes
+    /// - the tables are `[positions, 1, rot_dim]`
+    pub(crate) fn of_sequences(
+        rope: &RopeConfig,
+        positions: &[u32],
+        lengths: &[(usize, usize)],
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
+        let mut angles = Angles::default();
+        let mut left = positions;
+        for &(count, length) in lengths {
+            let (own, rest) = left.split_at(count);
+            angles.add(rope, own, length);
+            left = rest;
+        }
+        angles.table([positions.len(), 1, rope.rot_dim], device, dtype)
+    }
+}
+
+/// Cosines and sines on their way into a table.
+#[derive(Default)]
+struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// The length for which frequencies were computed last, and these.
+    known: Option<(usize, Vec<f64>)>,
+}
+
+impl Angles {
+    fn add(&mut self, rope: &RopeConfig, positions: &[u32], length: usize) {
+        // Most rotations turn alike at any length.
+        let length = match rope.scaling {
+            RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. } => length,
+            _ => 0,
+        };
+        let known = self.known.take().filter(|(known, _)| *known == length);
+        let (_, frequencies) = self
+            .known
+            .insert(known.unwrap_or_else(|| (length, inverse_frequencies(rope, length))));
         for &position in positions {
             for _half in 0..2 {
-                for &frequency in &frequencies {
+                for &frequency in &*frequencies {
                     let (s, c) = angle(frequency, position).sin_cos();
-                    cos.push(rounded(c * rope.attention_factor));
-                    sin.push(rounded(s * rope.attention_factor));
+                    self.cos.push(rounded(c * rope.attention_factor));
+                    self.sin.push(rounded(s * rope.attention_factor));
                 }
             }
         }
-        let shape = [rows, positions.len() / rows.max(1), rope.rot_dim];
+    }
+
+    fn table(self, shape: [usize; 3], device: &Device, dtype: DType) -> RopeTable {
         let tensor =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), (device, dtype));
-        Self {
-            cos: tensor(cos),
-            sin: tensor(sin),
+        RopeTable {
+            cos: tensor(self.cos),
+            sin: tensor(self.sin),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use burn::module::Param;
 use burn::tensor::{DType, Tensor};
+use flametune_kernels::Precision;
 use flametune_peft::{AdapterLinear, AdapterNorm, Norm};
 use flametune_quant::{BaseLinear, DenseLinear, QuantConfig, QuantLinear, QuantTensor, quantize};
 
@@ -344,6 +345,11 @@ impl Scope<'_> {
             }
         };
         Ok(AdapterLinear::new(base.with_precision(options.precision)))
+    }
+
+    /// How exactly layers multiply.
+    pub(crate) fn precision(&self) -> Precision {
+        self.weights.options.precision
     }
 
     /// A normalisation layer.

@@ -145,9 +145,9 @@ impl AdamW {
 }
 
 #[test]
-fn training_with_allocations_keeps_as_many_ranks_as_in_peft() {
-    let golden = fixture_json("peft/adalora_schedule.json");
-    let tensors = fixture_safetensors("peft/adalora_schedule.safetensors");
+fn training_with_allocations_has_the_losses_and_ranks_of_peft() {
+    let golden = fixture_json("peft/adalora_training.json");
+    let tensors = fixture_safetensors("peft/adalora_training.safetensors");
     let device = Device::flex().autodiff();
     let mut model = model("base_llama", &device);
     inject(&mut model, "a", &adalora(), 0).unwrap();
@@ -165,7 +165,6 @@ fn training_with_allocations_keeps_as_many_ranks_as_in_peft() {
     let mut allocator = AdaLoraAllocator::new(&mut model, "a").unwrap();
     let weight = golden["orth_reg_weight"].as_f64().unwrap();
     let mut optimizer = AdamW::default();
-    let (mut first, mut last) = (None, f64::NAN);
     let labels: Vec<i64> = fixture_safetensors("peft/inputs.safetensors")["input_ids"]
         .iter::<i64>()
         .collect();
@@ -182,13 +181,11 @@ fn training_with_allocations_keeps_as_many_ranks_as_in_peft() {
         let loss = predicted.gather(2, targets).mean().neg();
         let loss = loss + orthogonal_penalty(&mut model, "a").unwrap() * weight;
         let now = f64::from(values(loss.clone())[0]);
-        if step == 0 {
-            // What transformers computes for the text, and PEFT's penalty of these factors.
-            let expected = 5.569_968 + weight * 0.9428;
-            assert!((now - expected).abs() < 1e-4, "{now} for {expected}");
-        }
-        first.get_or_insert(now);
-        last = now;
+        // Ten steps of Adam on f32 sums of twenty tokens; a rank that another one replaced would show in
+        // the third digit.
+        let expected = row["loss"].as_f64().unwrap();
+        let close = (now - expected).abs() < 1e-4 * expected;
+        assert!(close, "step {step}: {now} for {expected}");
         let gradients = loss.backward();
         let mut noted: BTreeMap<ParamId, Tensor<2>> = BTreeMap::new();
         allocator.note_gradients(&mut model, |param| {
@@ -215,7 +212,12 @@ fn training_with_allocations_keeps_as_many_ranks_as_in_peft() {
             "{step}"
         );
     }
-    assert!(last < first.unwrap(), "{last} after {first:?}");
+    each_matrix(&mut model, |name, param| {
+        let trained = floats(&tensors[&format!("final.base_model.model.{name}.default")]);
+        // Adam divides by the root of a second moment, which blows up what is rounded in small gradients.
+        let tolerance = Tolerance::rel_abs(0.0, 2e-3);
+        assert_close(&values(param.val()), &trained, tolerance, name);
+    });
     saved_ranks_come_back(&mut model);
 }
 

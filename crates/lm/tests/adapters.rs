@@ -130,6 +130,7 @@ fn merged_logits_match_peft() {
         let mut model = adapted(adapter, &Device::flex());
         let options = MergeOptions {
             max_error: Some(1e-6),
+            ..MergeOptions::default()
         };
         merge_and_unload(&mut model, &["golden"], &options).unwrap();
         assert_close(

@@ -10,11 +10,12 @@ use flametune_lm::{
     AdapterPass, BertModel, CausalLm, Checkpoint, Error, LoadOptions, QuantizeOptions,
     SafetensorsCheckpoint, TensorSource, TensorSpec, TokenBatch, save_safetensors, stored_weights,
 };
+use flametune_peft::MergeOptions;
 use flametune_quant::{BaseLinear, QuantConfig, QuantKind, WeightDtype};
 use flametune_testkit::{Tolerance, assert_close, devices, fixture_path};
 use safetensors::tensor::TensorView;
 
-use crate::models::{CAUSAL, Golden, floats, logits};
+use crate::models::{CAUSAL, Golden, floats, logits, values};
 
 /// What transformers saved with bitsandbytes.
 const STORED: [(&str, QuantKind); 3] = [
@@ -546,4 +547,35 @@ fn weights_that_cannot_be_quantized_name_file_and_tensor() {
     );
     let message = load(config(QuantKind::Nf4, 96, true)).to_string();
     assert!(message.contains("block_size must be one of"), "{message}");
+}
+
+#[test]
+fn merging_nothing_makes_a_quantized_model_dense() {
+    let mut model = stored("nf4_double").model(&Device::flex());
+    let (names, prompts) = (quantized_names(&model), model.scattered_prompts(2, 5));
+    let before = model
+        .prompt_logits(&prompts, &AdapterPass::default())
+        .unwrap();
+    let report = model
+        .merge_and_unload(&[], &MergeOptions::default(), &prompts)
+        .unwrap();
+    assert!(quantized_names(&model).is_empty());
+    let rows: Vec<String> = report.modules.iter().map(|row| row.path.clone()).collect();
+    assert_eq!(rows, names);
+    assert!(report.modules.iter().all(|row| row.change == 0.0));
+    // bf16 rounds every weight by up to 2⁻⁹.
+    assert!(report.max_error() < 1.0 / 512.0, "{report}");
+    assert!(report.logits_kl.unwrap() < 1e-3, "{report}");
+    let after = model
+        .prompt_logits(&prompts, &AdapterPass::default())
+        .unwrap();
+    assert_eq!(after.dims()[..2], [1, 10]);
+    let (before, after) = (values(before), values(after));
+
+    let rounded = Tolerance::rel_abs(2e-2, 2e-2);
+    assert_close(&after, &before, rounded, "dense");
+    for nothing in [&[][..], &[vec![]]] {
+        let error = model.prompt_logits(nothing, &AdapterPass::default());
+        assert!(matches!(error, Err(Error::EmptyInput)));
+    }
 }

@@ -1,5 +1,7 @@
 //! From a configuration to the parts of an adapter in each slot.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 use flametune_quant::BaseLinear;
 
@@ -10,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::prompt::{PromptMethod, PromptSlot};
 use crate::random::text_key;
 use crate::slots::{EmbeddingMethod, LinearMethod, NormMethod};
-use crate::targets::Targeting;
+use crate::targets::{Ranks, Targeting};
 
 /// The module that a part is built for.
 #[derive(Debug, Clone, Copy)]
@@ -66,12 +68,19 @@ pub(crate) trait MethodConfig {
     /// Checks everything that can be checked without a model.
     fn validate(&self) -> Result<()>;
 
-    /// What chooses the modules.
-    fn targeting(&self) -> Targeting<'_>;
+    /// What chooses the modules; nothing does for methods that have places of their own.
+    fn targeting(&self) -> Targeting<'_> {
+        Targeting::NOTHING
+    }
 
     /// Whether the embedding of the input is adapted when no module is named.
     fn targets_input(&self) -> bool {
         false
+    }
+
+    /// The largest rank that a part may have, of methods whose parameters have it as a dimension.
+    fn largest_rank(&self) -> usize {
+        0
     }
 
     /// Which biases of the base are trained.
@@ -87,6 +96,37 @@ pub(crate) trait MethodConfig {
     /// What builds the parts.
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>>;
 }
+
+/// The common fields of a configuration that has them under `common`.
+macro_rules! common_field {
+    () => {
+        fn common(&self) -> &CommonConfig {
+            &self.common
+        }
+
+        fn common_mut(&mut self) -> &mut CommonConfig {
+            &mut self.common
+        }
+    };
+}
+
+/// What chooses the modules, of a configuration that has all of PEFT's fields for it.
+macro_rules! usual_targets {
+    () => {
+        fn targeting(&self) -> crate::targets::Targeting<'_> {
+            crate::targets::Targeting {
+                target_modules: self.target_modules.as_ref(),
+                exclude_modules: self.exclude_modules.as_ref(),
+                layers_to_transform: self.layers_to_transform.as_ref(),
+                layers_pattern: self.layers_pattern.as_ref(),
+                modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
+                optional_heads: self.common.optional_heads(),
+            }
+        }
+    };
+}
+
+pub(crate) use {common_field, usual_targets};
 
 /// What a method must offer to be put into slots; kinds of modules that it cannot adapt keep the
 /// default.
@@ -147,4 +187,34 @@ pub(crate) trait Build {
             kind,
         }
     }
+}
+
+type MakePart<C> = fn(&C, &BaseLinear, (usize, f64), (u64, u64)) -> LinearMethod;
+
+/// Builds the parts of a method whose modules differ in rank and scaling alone.
+pub(crate) struct RankedBuilder<'a, C> {
+    /// The method as error messages call it.
+    pub(crate) method: &'static str,
+    /// Its configuration.
+    pub(crate) config: &'a C,
+    /// The rank and the numerator of the scaling of each module.
+    pub(crate) ranks: Ranks,
+    /// Makes a part of a rank and a numerator; the last are the keys of its random numbers.
+    pub(crate) part: MakePart<C>,
+}
+
+impl<C> Build for RankedBuilder<'_, C> {
+    fn method(&self) -> &'static str {
+        self.method
+    }
+
+    fn linear(&self, site: &Site<'_>, base: &BaseLinear) -> Result<LinearMethod> {
+        let rank = self.ranks.get(site.path);
+        Ok((self.part)(self.config, base, rank, site.keys()))
+    }
+}
+
+/// The largest of a rank and of those of modules that differ.
+pub(crate) fn largest(r: usize, rank_pattern: &BTreeMap<String, usize>) -> usize {
+    rank_pattern.values().copied().fold(r, usize::max)
 }

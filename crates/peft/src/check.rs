@@ -1,5 +1,7 @@
 //! What the configurations of all methods must hold.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::config::is_active;
@@ -30,6 +32,24 @@ pub(crate) fn rank(field: &'static str, r: usize) -> Result<()> {
         return Err(invalid(field, "must be at least 1, got 0".to_owned()));
     }
     Ok(())
+}
+
+/// A rank of at least one, and so for every module that differs.
+pub(crate) fn ranks(r: usize, rank_pattern: &BTreeMap<String, usize>) -> Result<()> {
+    rank("r", r)?;
+    let mut others = rank_pattern.values();
+    others.try_for_each(|&r| rank("rank_pattern", r))
+}
+
+/// The numerator of a scaling, and those of modules that differ: finite and not negative.
+pub(crate) fn alphas(
+    field: &'static str,
+    alpha: f64,
+    alpha_pattern: &BTreeMap<String, f64>,
+) -> Result<()> {
+    scale(field, alpha)?;
+    let mut others = alpha_pattern.values();
+    others.try_for_each(|&alpha| scale("alpha_pattern", alpha))
 }
 
 /// A finite number.

@@ -225,6 +225,18 @@ impl PeftConfig {
         tokens.num_virtual_tokens.unwrap_or(0)
     }
 
+    /// The larger of width and depth of the encoder of virtual tokens, as far as they are given.
+    pub(crate) fn encoder_size(&self) -> usize {
+        match self {
+            Self::PrefixTuning(config) => config.encoder_hidden_size.unwrap_or(0),
+            Self::PromptEncoder(config) => {
+                let width = config.encoder_hidden_size.unwrap_or(0);
+                width.max(config.encoder_num_layers)
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether the adapter has virtual tokens.
     pub fn has_virtual_tokens(&self) -> bool {
         matches!(
@@ -263,6 +275,25 @@ pub(crate) fn is_active(value: &Value) -> bool {
         Value::String(text) => !text.is_empty(),
         Value::Number(number) => number.as_f64() != Some(0.0),
         Value::Bool(true) => true,
+    }
+}
+
+/// How PEFT writes an initialisation: a switch, where `null` is off, or a name.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum SwitchOrName {
+    /// On or off.
+    Switch(Option<bool>),
+    /// A name.
+    Name(String),
+}
+
+impl SwitchOrName {
+    pub(crate) const ON: Self = Self::Switch(Some(true));
+    pub(crate) const OFF: Self = Self::Switch(Some(false));
+
+    pub(crate) fn name(name: impl Into<String>) -> Self {
+        Self::Name(name.into())
     }
 }
 

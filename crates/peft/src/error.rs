@@ -10,6 +10,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// An adapter that was taken from a model of another build.
+    #[error("adapter {name:?} has parts for {expected} places, but the model has {got} or others")]
+    OtherSlots {
+        /// The adapter.
+        name: String,
+        /// The places of the model that it was taken from.
+        expected: usize,
+        /// The places of this one.
+        got: usize,
+    },
     /// The operating system refused to read or write a file.
     #[error("{}: {source}", path.display())]
     Io {
@@ -173,7 +183,7 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// Merging would change a weight by more than the given limit.
+    /// Storing a merged weight would change it by more than the given limit.
     #[error(
         "`{module}`: storing the merged weight would leave a relative error of {error:.3e}, the limit is {limit:.3e}"
     )]
@@ -182,6 +192,15 @@ pub enum Error {
         module: String,
         /// The relative error of the stored weight.
         error: f64,
+        /// The limit that was given.
+        limit: f64,
+    },
+
+    /// Merging would change the model's answers by more than the given limit.
+    #[error("merging would move the logits by a mean KL of {kl:.3e}, the limit is {limit:.3e}")]
+    LogitsMoved {
+        /// The mean divergence, in nats.
+        kl: f64,
         /// The limit that was given.
         limit: f64,
     },
@@ -249,6 +268,13 @@ pub enum Error {
         /// The tensor.
         tensor: String,
         /// The file.
+        file: PathBuf,
+    },
+
+    /// An encoder of virtual tokens that did not make the table beside it.
+    #[error("{}: the encoder makes other virtual tokens than those of the adapter beside it", file.display())]
+    ForeignEncoder {
+        /// The encoder's file.
         file: PathBuf,
     },
 

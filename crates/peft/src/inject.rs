@@ -7,6 +7,7 @@ use crate::bias::BiasMode;
 use crate::build::{Adapted, Build, Modules, Site};
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
+use crate::lora::{InitLoraWeights, begin_loftq};
 use crate::report::{TrainableReport, report};
 use crate::slots::{
     AdapterEmbedding, AdapterNorm, BaseRef, BiasLinear, BiasNorm, EmbeddingMethod, LinearMethod,
@@ -20,13 +21,50 @@ use crate::targets::{Candidate, Choice, choose, no_match};
 /// The parameters are a function of `seed`. They are trained unless the configuration says
 /// `inference_mode`.
 ///
+/// The base stays as it is, but for [`InitLoraWeights::Loftq`](crate::InitLoraWeights), which
+/// quantizes the dense layers that the adapter goes on; they stay quantized when the adapter is
+/// removed.
+///
 /// # Errors
+/// [`Error::UnsupportedOption`] for LoftQ on layers that are quantized already or carry other
+/// adapters, and for EVA, which looks at data: see [`EvaInit`](crate::EvaInit).
+///
 /// [`Error::InvalidName`] and [`Error::NameTaken`] for the name, [`Error::NoMatch`] for names and
 /// patterns that match no module, [`Error::UnsupportedModule`] for modules that the method cannot
 /// adapt, [`Error::Merged`] while another adapter is merged into the base, and those of
 /// [`PeftConfig::validate`]. [`Error::NoPlace`] for a method with places of its own that the model
 /// lacks. The model is then as it was.
 pub fn inject<M: Slots>(model: &mut M, name: &str, config: &PeftConfig, seed: u64) -> Result<()> {
+    match config {
+        PeftConfig::Lora(lora) if lora.init_lora_weights == InitLoraWeights::Eva => {
+            Err(Error::UnsupportedOption {
+                field: "init_lora_weights",
+                value: "eva".to_owned(),
+                hint: "EVA begins with batches of data, through EvaInit",
+            })
+        }
+        PeftConfig::Lora(lora) if lora.init_lora_weights == InitLoraWeights::Loftq => {
+            place(model, name, config, seed)?;
+            if let Err(error) = begin_loftq(model, name, lora) {
+                remove(model, name)?;
+                return Err(error);
+            }
+            let trainable = !config.common().inference_mode;
+            each_named(model, name, trainable);
+            Ok(())
+        }
+        _ => place(model, name, config, seed),
+    }
+}
+
+/// [`inject`] without what a configuration asks for beyond the parts in their places: factors of
+/// LoftQ and EVA begin as those of ordinary LoRA, and the base stays as it is.
+pub(crate) fn place<M: Slots>(
+    model: &mut M,
+    name: &str,
+    config: &PeftConfig,
+    seed: u64,
+) -> Result<()> {
     config.validate()?;
     model.adapters().check_new(name)?;
     check_not_merged(model)?;
@@ -122,7 +160,7 @@ pub fn resolve<M: Slots>(model: &M, config: &PeftConfig) -> Result<TrainableRepo
     for name in known {
         remove(&mut trial, &name)?;
     }
-    inject(&mut trial, NAME, config, 0)?;
+    place(&mut trial, NAME, config, 0)?;
     Ok(report(&trial))
 }
 

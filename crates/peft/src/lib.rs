@@ -26,9 +26,13 @@
 //!   [`MissConfig`], [`HiraConfig`], [`Ia3Config`], [`LnTuningConfig`], [`TrainableTokensConfig`]:
 //!   the methods; [`AdaLoraAllocator`]: the ranks of AdaLoRA during training
 //! - [`inject`], [`resolve`], [`remove`], [`rename`], [`set_trainable`], [`report`]
-//! - [`load_adapter`], [`save_adapter`]: PEFT's folders
-//! - [`merge`], [`unmerge`], [`merge_and_unload`]: into the base weights, with the measured error
-//! - [`add_weighted_adapter`]: a new adapter from several
+//! - [`EvaInit`]: LoRA that begins at the activations of real batches
+//! - [`load_adapter`], [`save_adapter`], [`resume_adapter`]: PEFT's folders, and training that goes on;
+//!   [`AdapterParts`]: an adapter outside of a model
+//! - [`merge`], [`unmerge`], [`merge_and_unload`], [`merge_and_unload_measured`]: into the base weights,
+//!   with the measured error
+//! - [`add_weighted_adapter`], [`add_adapters`], [`negate_adapter`], [`analogous_adapter`]: a new adapter
+//!   from several
 //! - [`AdapterPass`], [`AdapterSelection`]: which adapters take part in a forward pass, as data
 //!
 //! # A new method
@@ -69,6 +73,7 @@ mod lora;
 mod lycoris;
 mod merge;
 mod miss;
+mod parts;
 mod passport;
 mod prompt;
 mod random;
@@ -89,10 +94,15 @@ pub use bias::BiasMode;
 pub use bottleneck::{
     AdapterSublayer, BottleneckAdapter, BottleneckConfig, NonLinearity, Sublayer, SublayerSlot,
 };
-pub use combine::{CombinationType, CombineOptions, MajoritySign, add_weighted_adapter};
+pub use combine::{
+    CombinationType, CombineOptions, MajoritySign, add_adapters, add_weighted_adapter,
+    analogous_adapter, negate_adapter,
+};
 pub use config::{CommonConfig, PeftConfig};
 pub use error::{Error, Result};
-pub use files::{adapter_tensors, convert_adapter, load_adapter, read_config, save_adapter};
+pub use files::{
+    adapter_tensors, convert_adapter, load_adapter, read_config, resume_adapter, save_adapter,
+};
 pub use hira::{HiraConfig, HiraLinear, InitHiraWeights};
 pub use ia3::{Ia3Config, Ia3Linear};
 pub use inject::{inject, remove, rename, resolve, set_trainable};
@@ -100,11 +110,15 @@ pub use ln_tuning::{LnTuningConfig, LnTuningNorm};
 pub use loha::{LoHaConfig, LoHaLinear};
 pub use lokr::{InitLokrWeights, LoKrConfig, LoKrLinear};
 pub use lora::{
-    InitLoraWeights, LoraConfig, LoraEmbedding, LoraLinear, LoraPlusConfig, LoraPlusGroup,
-    lora_plus_groups,
+    EvaConfig, EvaInit, InitLoraWeights, InputObserver, LoftqConfig, LoraConfig, LoraEmbedding,
+    LoraLinear, LoraPlusConfig, LoraPlusGroup, lora_plus_groups,
 };
-pub use merge::{MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, unmerge};
+pub use merge::{
+    MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, merge_and_unload_measured,
+    unmerge,
+};
 pub use miss::{InitMissWeights, MissBlock, MissConfig, MissLinear};
+pub use parts::AdapterParts;
 pub use passport::{
     BaseDigest, Facts, PASSPORT_FILE, Passport, PassportWarning, Probe, sha256_hex,
 };

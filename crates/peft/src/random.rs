@@ -77,9 +77,7 @@ impl Stream {
     /// # Source
     /// - He et al. 2015, arXiv:1502.01852, eq. (14) with `a = √5`
     pub(crate) fn kaiming_uniform(self, shape: [usize; 2], place: (&Device, DType)) -> Tensor<2> {
-        #[expect(clippy::cast_precision_loss, reason = "widths are small")]
-        let bound = 1.0 / (shape[1] as f64).sqrt();
-        self.uniform_tensor(shape, bound, place)
+        self.uniform_tensor(shape, fan_in_bound(shape[1]), place)
     }
 
     /// A tensor of normal numbers with mean zero.
@@ -91,6 +89,12 @@ impl Stream {
     ) -> Tensor<D> {
         Self::tensor(shape, place, |i| self.normal(i) * std)
     }
+}
+
+/// The bound of torch's uniform initialisation of a layer with `fan_in` inputs, `1/√fan_in`.
+#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^52")]
+pub(crate) fn fan_in_bound(fan_in: usize) -> f64 {
+    1.0 / (fan_in as f64).sqrt()
 }
 
 /// A number that stands for a text (64-bit FNV-1a).

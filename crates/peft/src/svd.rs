@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use faer::Mat;
 
 use crate::error::{Error, Result};
+use crate::random::Stream;
 
 /// A matrix as 64-bit numbers on the host.
 pub(crate) fn to_host(matrix: Tensor<2>) -> Mat<f64> {
@@ -26,6 +27,51 @@ pub(crate) fn to_device(matrix: &Mat<f64>, place: (&Device, DType)) -> Tensor<2>
         }
     }
     Tensor::from_data(TensorData::new(values, [rows, columns]), place)
+}
+
+/// An orthonormal basis, `[rows, width]`, of nearly the space of the `width` largest singular
+/// values: a random subspace, multiplied by `M·Mᵀ` as often as asked.
+///
+/// # Source
+/// - Halko, Martinsson and Tropp 2009, arXiv:0909.4061, algorithm 4.4
+/// - reference: `torch.svd_lowrank`
+pub(crate) fn subspace(
+    matrix: &Mat<f64>,
+    width: usize,
+    iterations: usize,
+    stream: Stream,
+) -> Mat<f64> {
+    let start = Mat::from_fn(matrix.ncols(), width, |i, j| {
+        stream.normal((i * width + j) as u64)
+    });
+    let mut q = (matrix * &start).qr().compute_thin_Q();
+    for _ in 0..iterations {
+        let back = (matrix.transpose() * &q).qr().compute_thin_Q();
+        q = (matrix * &back).qr().compute_thin_Q();
+    }
+    q
+}
+
+/// The `count` largest singular values, and the right singular vectors as rows: by [`subspace`] of
+/// twice as many dimensions where the matrix is larger than that.
+///
+/// # Errors
+/// [`Error::Incompatible`] when the decomposition does not converge.
+pub(crate) fn largest(
+    matrix: &Mat<f64>,
+    count: usize,
+    iterations: usize,
+    stream: Stream,
+) -> Result<(Vec<f64>, Mat<f64>)> {
+    let width = 2 * count;
+    let (a, b) = if width < matrix.nrows().min(matrix.ncols()) {
+        let q = subspace(matrix, width, iterations, stream);
+        best_factors(&(q.transpose() * matrix), count)?
+    } else {
+        best_factors(matrix, count)?
+    };
+    let lengths = (0..count).map(|k| b.col(k).norm_l2()).collect();
+    Ok((lengths, a))
 }
 
 /// The best factors of rank `r`: `B = U·Σ`, `A = Vᵀ` of the largest singular values, padded with

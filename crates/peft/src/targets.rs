@@ -360,6 +360,43 @@ impl<V: Copy> Patterns<V> {
     }
 }
 
+/// The rank of each module and the numerator of its scaling.
+pub(crate) struct Ranks {
+    ranks: Patterns<usize>,
+    alphas: Patterns<f64>,
+    default: (usize, f64),
+}
+
+impl Ranks {
+    /// `rank_pattern` and `alpha_pattern` over their defaults, for these modules.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPattern`]; [`Error::NoMatch`] for a pattern that matches none of them.
+    pub(crate) fn new(
+        (r, rank_pattern): (usize, &BTreeMap<String, usize>),
+        (alpha, alpha_pattern): (f64, &BTreeMap<String, f64>),
+        paths: &[&str],
+    ) -> Result<Self> {
+        let ranks = Patterns::new("rank_pattern", rank_pattern)?;
+        let alphas = Patterns::new("alpha_pattern", alpha_pattern)?;
+        ranks.check("rank_pattern", rank_pattern, paths)?;
+        alphas.check("alpha_pattern", alpha_pattern, paths)?;
+        Ok(Self {
+            ranks,
+            alphas,
+            default: (r, alpha),
+        })
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (usize, f64) {
+        let (r, alpha) = self.default;
+        (
+            self.ranks.get(path).unwrap_or(r),
+            self.alphas.get(path).unwrap_or(alpha),
+        )
+    }
+}
+
 /// The error for a name that matches nothing, with the most similar names there are.
 pub(crate) fn no_match(field: &'static str, pattern: &str, paths: &[&str]) -> Error {
     let wanted = pattern.rsplit('.').next().unwrap_or(pattern);

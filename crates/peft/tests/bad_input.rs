@@ -143,6 +143,38 @@ fn wrong_configurations_are_refused() {
         with_config(|c| c["bias"] = json!("some")),
         Error::InvalidJson { .. }
     ));
+    for not_a_number in [json!("NaN"), json!(null)] {
+        assert!(matches!(
+            with_config(|c| c["lora_alpha"] = not_a_number.clone()),
+            Error::InvalidJson { .. }
+        ));
+    }
+    // No room is made for a rank that the file cannot have.
+    for field in ["r", "rank_pattern"] {
+        let huge = 1_000_000_000_000_u64;
+        let error = with_config(|c| {
+            c[field] = match field {
+                "r" => json!(huge),
+                _ => json!({ "up_proj": huge }),
+            }
+        });
+        assert!(
+            error.to_string().contains("the largest dimension in"),
+            "{error}"
+        );
+    }
+    for (init, field, options) in [
+        ("loftq", "loftq_config", json!({"loftq_bits": 3})),
+        ("loftq", "loftq_config", json!({"loftq_iter": 0})),
+        ("eva", "eva_config", json!({"rho": 0.0})),
+        ("eva", "eva_config", json!({"tau": 2.0})),
+    ] {
+        let error = with_config(|c| {
+            c["init_lora_weights"] = json!(init);
+            c[field] = options.clone();
+        });
+        assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
+    }
 }
 
 #[test]
@@ -250,4 +282,62 @@ fn a_failed_save_leaves_the_old_files() {
     assert!(matches!(error, Error::Io { .. }), "{error}");
     assert_eq!(fs::read(folder.path().join(WEIGHTS)).unwrap(), before);
     assert!(!folder.path().join(format!(".{WEIGHTS}.partial")).exists());
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_every_method() {
+    let wrong: [(&str, &str, Value); 33] = [
+        ("LORA", "r", json!(0)),
+        ("LORA", "lora_alpha", json!(-0.5)),
+        ("LORA", "lora_dropout", json!(1.0)),
+        ("LORA", "rank_pattern", json!({"x": 0})),
+        ("LORA", "alpha_pattern", json!({"x": -1})),
+        ("ADALORA", "init_r", json!(0)),
+        ("ADALORA", "target_r", json!(0)),
+        ("ADALORA", "total_step", json!(0)),
+        ("ADALORA", "beta1", json!(1.5)),
+        ("ADALORA", "lora_alpha", json!(-1)),
+        ("ADALORA", "orth_reg_weight", json!(-1)),
+        ("VERA", "r", json!(0)),
+        ("VERA", "vera_dropout", json!(-0.1)),
+        ("LOHA", "r", json!(0)),
+        ("LOHA", "alpha", json!(-1)),
+        ("LOHA", "rank_dropout", json!(1)),
+        ("LOHA", "module_dropout", json!(2)),
+        ("LOHA", "rank_pattern", json!({"x": 0})),
+        ("LOKR", "r", json!(0)),
+        ("LOKR", "alpha", json!(-1)),
+        ("LOKR", "decompose_factor", json!(0)),
+        ("LOKR", "alpha_pattern", json!({"x": -1})),
+        ("MISS", "r", json!(0)),
+        ("MISS", "mini_r", json!(0)),
+        ("MISS", "miss_dropout", json!(1)),
+        ("HIRA", "r", json!(0)),
+        ("HIRA", "hira_dropout", json!(1)),
+        ("PROMPT_TUNING", "num_virtual_tokens", json!(0)),
+        ("PREFIX_TUNING", "encoder_hidden_size", json!(0)),
+        ("P_TUNING", "encoder_num_layers", json!(0)),
+        ("P_TUNING", "encoder_dropout", json!(1)),
+        ("BOTTLENECK", "reduction_factor", json!(0.5)),
+        ("BOTTLENECK", "scaling", json!(0)),
+    ];
+    for (peft_type, field, value) in wrong {
+        let mut fields = json!({"peft_type": peft_type});
+        match peft_type {
+            "PROMPT_TUNING" | "PREFIX_TUNING" | "P_TUNING" => {
+                fields["num_virtual_tokens"] = json!(3);
+            }
+            "BOTTLENECK" => {}
+            _ => fields["target_modules"] = json!(["up_proj"]),
+        }
+        if peft_type == "ADALORA" {
+            fields["total_step"] = json!(100);
+        }
+        let read = |fields: &Value| PeftConfig::from_json(fields.clone(), Path::new("test"));
+        read(&fields).unwrap().validate().unwrap();
+        fields[field] = value;
+        let error = read(&fields).unwrap().validate().unwrap_err();
+        let named = matches!(error, Error::InvalidConfig { field: named, .. } if named == field);
+        assert!(named, "{peft_type}, {field}: {error}");
+    }
 }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device};
 use flametune_peft::{
-    AdapterPass, BiasMode, InitLoraWeights, LoraConfig, PeftConfig, TargetModules, inject,
+    AdapterPass, BiasMode, EvaInit, InitLoraWeights, LoftqConfig, LoraConfig, PeftConfig,
+    TargetModules, inject,
 };
 use flametune_testkit::{fixture_json, max_difference};
 
@@ -183,4 +184,115 @@ fn defaults_and_fields_are_those_of_peft() {
     {
         assert_eq!(&default[key], value, "{key}");
     }
+}
+
+#[test]
+fn loftq_saves_and_loads_over_the_dense_base_and_goes_with_dora() {
+    for (bits, use_dora) in [(4, false), (4, true), (8, false)] {
+        let config = LoraConfig {
+            init_lora_weights: InitLoraWeights::Loftq,
+            loftq_config: Some(LoftqConfig {
+                loftq_bits: bits,
+                loftq_iter: 2,
+            }),
+            use_dora,
+            lora_dropout: 0.0,
+            ..plain()
+        };
+        let mut model = Tiny::new(&Device::flex(), DType::F32);
+        let dense = model.values(&AdapterPass::default());
+        inject(&mut model, "a", &config.clone().into(), 1).unwrap();
+        let begun = model.values(&AdapterPass::one("a"));
+        let distance = |values: &[f32]| -> f32 {
+            values
+                .iter()
+                .zip(&dense)
+                .map(|(a, b)| (a - b).powi(2))
+                .sum()
+        };
+        // The factors take back some of what quantization lost.
+        let (with, without) = (
+            distance(&begun),
+            distance(&model.values(&AdapterPass::default())),
+        );
+        assert!(with < without, "{bits} bits: {with} after {without}");
+        let count = flametune_peft::report(&model).trainable;
+        let magnitudes = if use_dora {
+            BLOCKS * (2 * INNER + WIDTH)
+        } else {
+            0
+        };
+        assert_eq!(count, factors(2) + magnitudes);
+        let folder = tempfile::tempdir().unwrap();
+        flametune_peft::save_adapter(&model, "a", folder.path()).unwrap();
+        let mut loaded = Tiny::new(&Device::flex(), DType::F32);
+        flametune_peft::load_adapter(&mut loaded, "b", folder.path()).unwrap();
+        assert_eq!(
+            loaded.values(&AdapterPass::one("b")),
+            begun,
+            "{bits} bits, DoRA {use_dora}"
+        );
+        // The base that was quantized for it is taken as it is.
+        let mut again = model.clone();
+        flametune_peft::remove(&mut again, "a").unwrap();
+        flametune_peft::load_adapter(&mut again, "b", folder.path()).unwrap();
+        assert_eq!(again.values(&AdapterPass::one("b")), begun);
+    }
+}
+
+#[test]
+fn eva_needs_batches_and_its_parts_can_be_taken_out() {
+    let config = LoraConfig {
+        init_lora_weights: InitLoraWeights::Eva,
+        lora_dropout: 0.0,
+        ..plain()
+    };
+    let mut model = Tiny::new(&Device::flex(), DType::F32);
+    let dense = model.values(&AdapterPass::default());
+    let error = inject(&mut model, "a", &config.clone().into(), 1)
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("init_lora_weights = eva is not supported: EVA begins with batches"));
+    let eva = EvaInit::begin(&mut model, "a", &config, 1).unwrap();
+    assert_eq!(model.values(&eva.pass()), dense, "observers change nothing");
+    flametune_peft::remove(&mut model, "a").unwrap();
+    assert_eq!(flametune_peft::report(&model).modules, []);
+    let mut eva = EvaInit::begin(&mut model, "a", &config, 1).unwrap();
+    let error = EvaInit::begin(&mut model, "a", &config, 1)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("already is an adapter `a`"), "{error}");
+    for seq in 4..7 {
+        model.logits(&eva.pass(), 3, seq);
+        eva.update(&vec![true; 3 * seq]).unwrap();
+    }
+    eva.finish(&mut model).unwrap();
+    assert_eq!(model.values(&AdapterPass::one("a")), dense, "B is zero");
+    let tensors = flametune_peft::adapter_tensors(&model, "a").unwrap();
+    // As many directions as ranks, each of length one.
+    let rows: Vec<f64> = tensors
+        .iter()
+        .filter(|(key, _)| key.ends_with("lora_A.weight"))
+        .flat_map(|(_, data)| {
+            let width = data.shape()[1];
+            let numbers: Vec<f64> = data.iter::<f64>().collect();
+            let lengths = numbers
+                .chunks(width)
+                .map(|row| row.iter().map(|x| x * x).sum());
+            lengths.collect::<Vec<f64>>()
+        })
+        .collect();
+    assert_eq!(rows.len(), BLOCKS * 3 * 2);
+    assert!(
+        rows.iter().all(|length| (length - 1.0).abs() < 1e-6),
+        "{rows:?}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    flametune_peft::save_adapter(&model, "a", folder.path()).unwrap();
+    let mut loaded = Tiny::new(&Device::flex(), DType::F32);
+    flametune_peft::load_adapter(&mut loaded, "b", folder.path()).unwrap();
+    assert_eq!(
+        flametune_peft::adapter_tensors(&loaded, "b").unwrap(),
+        tensors
+    );
 }

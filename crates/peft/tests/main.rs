@@ -12,6 +12,8 @@ mod bad_input;
 mod bottleneck;
 mod burn_lora;
 mod lora;
+mod merging;
 mod methods;
 mod sets;
+mod tasks;
 mod tiny;

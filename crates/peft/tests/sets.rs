@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device};
 use flametune_peft::{
-    AdapterPass, AdapterSelection, Error, LoraConfig, MergeOptions, PeftConfig, Slots,
-    TargetModules, inject, merge, remove, rename, report, resolve, unmerge,
+    AdapterParts, AdapterPass, AdapterSelection, Error, LoraConfig, MergeOptions, PeftConfig,
+    Slots, TargetModules, inject, merge, remove, rename, report, resolve, unmerge,
 };
 use flametune_testkit::{Tolerance, assert_close};
 
@@ -57,6 +57,7 @@ fn a_limit_on_the_error_refuses_and_leaves_the_model_as_it_was() {
     let before = model.values(&AdapterPass::one("a"));
     let options = MergeOptions {
         max_error: Some(1e-5),
+        ..MergeOptions::default()
     };
     let error = merge(&mut model, &["a"], &options).unwrap_err();
     assert!(matches!(error, Error::MergeError { .. }), "{error}");
@@ -103,4 +104,36 @@ fn a_dry_run_counts_and_changes_nothing() {
         )),
         "{text}"
     );
+}
+
+#[test]
+fn parts_outside_of_a_model_bring_their_adapter_back() {
+    let mut model = two();
+    let (a, b) = (
+        model.values(&AdapterPass::one("a")),
+        model.values(&AdapterPass::one("b")),
+    );
+    let bytes: usize = report(&model)
+        .modules
+        .iter()
+        .filter(|row| row.adapter == "a")
+        .map(|row| row.bytes)
+        .sum();
+    let parts = AdapterParts::take(&mut model, "a").unwrap();
+    assert_eq!((parts.name(), parts.bytes()), ("a", bytes));
+    assert_eq!(model.adapters().names().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(model.values(&AdapterPass::one("b")), b);
+    assert!(report(&model).modules.iter().all(|row| row.adapter == "b"));
+    let error = AdapterParts::take(&mut model, "a").unwrap_err();
+    assert!(matches!(error, Error::UnknownAdapter { .. }), "{error}");
+    // As often as one likes, into any copy.
+    for _ in 0..2 {
+        let mut copy = model.clone();
+        parts.put(&mut copy).unwrap();
+        assert_eq!(copy.values(&AdapterPass::one("a")), a);
+        assert_eq!(copy.values(&AdapterPass::one("b")), b);
+        let error = parts.put(&mut copy).unwrap_err();
+        assert!(matches!(error, Error::NameTaken { .. }), "{error}");
+        assert_eq!(copy.values(&AdapterPass::one("a")), a);
+    }
 }

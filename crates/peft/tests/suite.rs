@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Tensor};
 use flametune_peft::{
     AdapterPass, AdapterSelection, DropoutKey, MergeOptions, PeftConfig, SlotModule, Slots,
-    adapter_tensors, inject, load_adapter, merge, merge_and_unload, remove, report, save_adapter,
-    set_trainable, unmerge,
+    adapter_tensors, inject, load_adapter, merge, merge_and_unload, remove, report, resume_adapter,
+    save_adapter, set_trainable, unmerge,
 };
 use flametune_testkit::{Tolerance, assert_close, max_difference};
 
@@ -268,7 +268,73 @@ pub(crate) fn dropout_is_a_function_of_seed_and_step(config: &PeftConfig) {
     }
 }
 
-pub(crate) fn works_over_packed_weights(config: &PeftConfig) {
+struct Descent<'a>(&'a Gradients);
+
+impl ModuleMapper for Descent<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match param.val().grad(self.0) {
+            None => param,
+            Some(gradient) => param.map(|old| {
+                let place = (&old.device(), old.dtype());
+                let step = Tensor::<D>::from_data(gradient.into_data(), place) * 0.01;
+                (old - step).detach().set_require_grad(true)
+            }),
+        }
+    }
+}
+
+/// One step of gradient descent on all that is trained.
+fn step(model: &mut Tiny, name: &str) {
+    let logits = model.logits(&one(name), 3, 4);
+    let gradients = logits.powi_scalar(2).mean().backward();
+    let descent = &mut Descent(&gradients);
+    model.visit_slots(&mut |slot| match slot.module {
+        SlotModule::Linear(linear) => {
+            for part in linear.adapters.iter_mut().filter(|part| part.name == name) {
+                part.method = part.method.clone().map(descent);
+            }
+        }
+        SlotModule::Embedding(table) => {
+            for part in table.adapters.iter_mut().filter(|part| part.name == name) {
+                part.method = part.method.clone().map(descent);
+            }
+        }
+        SlotModule::Norm(norm) => {
+            for part in norm.adapters.iter_mut().filter(|part| part.name == name) {
+                part.method = part.method.clone().map(descent);
+            }
+        }
+        SlotModule::Sublayer(sublayer) => {
+            let parts = sublayer.adapters.iter_mut();
+            for part in parts.filter(|part| part.name == name) {
+                part.method = part.method.clone().map(descent);
+            }
+        }
+        SlotModule::Prompt(_) | SlotModule::Vector(_) => {}
+    });
+}
+
+pub(crate) fn training_goes_on_after_loading(config: &PeftConfig) {
+    let device = Device::flex().autodiff();
+    let mut unbroken = Tiny::new(&device, DType::F32);
+    inject(&mut unbroken, "a", config, 1).unwrap();
+    unbroken.disturb("a", 0.3, 100);
+    step(&mut unbroken, "a");
+    let folder = tempfile::tempdir().unwrap();
+    save_adapter(&unbroken, "a", folder.path()).unwrap();
+    let saved = adapter_tensors(&unbroken, "a").unwrap();
+    let mut resumed = Tiny::new(&device, DType::F32);
+    resume_adapter(&mut resumed, "b", folder.path()).unwrap();
+    assert_eq!(report(&resumed).trainable, report(&unbroken).trainable);
+    step(&mut unbroken, "a");
+    step(&mut resumed, "b");
+    let ends = adapter_tensors(&unbroken, "a").unwrap();
+    assert_ne!(ends, saved, "the step changed nothing");
+    assert_eq!(adapter_tensors(&resumed, "b").unwrap(), ends);
+}
+
+/// The model over packed weights and over the numbers they stand for, and what both compute.
+fn over_packed_weights(config: &PeftConfig) -> (Tiny, Vec<f32>, Vec<f32>) {
     let (mut packed, mut unpacked) = cpu(DType::F32).packed_and_unpacked();
     for model in [&mut packed, &mut unpacked] {
         inject(model, "a", config, 1).unwrap();
@@ -278,6 +344,15 @@ pub(crate) fn works_over_packed_weights(config: &PeftConfig) {
     let got = packed.values(&one("a"));
     // The same numbers in both, summed in another order.
     assert_close(&got, &expected, tolerance(), "over packed weights");
+    (packed, got, expected)
+}
+
+pub(crate) fn computes_over_packed_weights(config: &PeftConfig) {
+    over_packed_weights(config);
+}
+
+pub(crate) fn works_over_packed_weights(config: &PeftConfig) {
+    let (mut packed, got, expected) = over_packed_weights(config);
     merge(&mut packed, &["a"], &MergeOptions::default()).unwrap();
     let merged = packed.values(&base());
     let tolerance = Tolerance::rel_abs(1e-4, 1e-4);
@@ -301,6 +376,7 @@ macro_rules! adapter_suite {
                 disabled_equals_base,
                 mixed_batch_equals_separate_runs,
                 saving_and_loading_keeps_everything,
+                training_goes_on_after_loading,
                 dropout_is_a_function_of_seed_and_step,
                 works_over_packed_weights,
             );
@@ -322,7 +398,9 @@ macro_rules! adapter_suite {
                 disabled_equals_base,
                 mixed_batch_equals_separate_runs,
                 saving_and_loading_keeps_everything,
+                training_goes_on_after_loading,
                 dropout_is_a_function_of_seed_and_step,
+                computes_over_packed_weights,
             );
 
             #[test]

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod config;
+mod export;
 mod layout;
 mod names;
 mod rope;
@@ -13,6 +14,8 @@ use std::path::Path;
 use burn::tensor::{DType, TensorData};
 use flametune_quant::gguf::{GgufFile, GgufTensor, GgufVocabulary, can_dequantize};
 use serde_json::Value;
+
+pub use self::export::{GgufNames, GgufPart, GgufPlan, GgufSource, RowOrder};
 
 use self::architecture::Architecture;
 use self::layout::Layout;

@@ -20,7 +20,7 @@ use crate::error::Result;
 pub(crate) use packed::{is_packed, read_packed};
 pub(crate) use partial::PartialFile;
 
-pub use gguf::GgufCheckpoint;
+pub use gguf::{GgufCheckpoint, GgufNames, GgufPart, GgufPlan, GgufSource, RowOrder};
 pub use header::HeaderError;
 pub use index::IndexError;
 pub use packed::{StoredWeight, stored_weights};

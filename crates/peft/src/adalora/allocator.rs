@@ -26,8 +26,8 @@ use crate::slots::{LinearMethod, SlotModule, Slots};
 ///
 /// # Source
 /// - Zhang et al. 2023, `AdaLoRA`, arXiv:2303.10512, §3.2 eq. (6) to (11), algorithm 1
-/// - reference: peft `tuners/adalora/layer.py::RankAllocator`; golden
-///   `fixtures/peft/adalora_schedule.json`
+/// - reference: peft `tuners/adalora/layer.py::RankAllocator`; goldens
+///   `fixtures/peft/adalora_schedule.json`, `fixtures/peft/adalora_training.safetensors`
 #[derive(Debug)]
 pub struct AdaLoraAllocator {
     name: String,

@@ -166,6 +166,14 @@ impl MethodConfig for AdaLoraConfig {
         self.lora.stores_base()
     }
 
+    fn largest_rank(&self) -> usize {
+        match self.rank_pattern {
+            // Its lists are as long as the file is.
+            Some(_) => 0,
+            None => self.init_r,
+        }
+    }
+
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
         Ok(Box::new(AdaLoraBuilder::new(self, modules)?))
     }

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::BottleneckBuilder;
-use crate::build::{Build, MethodConfig, Modules};
-use crate::config::{CommonConfig, is_active, number};
-use crate::error::{Error, Result};
-use crate::targets::Targeting;
+use crate::build::{Build, MethodConfig, Modules, common_field};
+use crate::check::{self, invalid, unsupported};
+use crate::config::{CommonConfig, number};
+use crate::error::Result;
 
 /// A function between the two maps of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -158,34 +158,27 @@ impl BottleneckConfig {
     /// Checks everything that can be checked without a model.
     ///
     /// # Errors
-    /// [`Error::UnsupportedOption`] for every active option that is not implemented,
-    /// [`Error::InvalidConfig`] for values out of range.
+    /// [`Error::UnsupportedOption`](crate::Error) for every active option that is not implemented,
+    /// [`Error::InvalidConfig`](crate::Error) for values out of range.
     pub fn validate(&self) -> Result<()> {
-        let unsupported =
-            |field, value: String, hint| Error::UnsupportedOption { field, value, hint };
-        for &(field, hint) in UNSUPPORTED {
-            if let Some(value) = self.extra.get(field).filter(|value| is_active(value)) {
-                return Err(unsupported(field, value.to_string(), hint));
-            }
-        }
+        check::idle(&self.extra, UNSUPPORTED)?;
         let init = self.extra.get("init_weights").and_then(Value::as_str);
         if let Some(init) = init.filter(|&init| init != "mam_adapter") {
             let hint = "adapters begin at the identity: use mam_adapter";
-            return Err(unsupported("init_weights", init.to_owned(), hint));
+            return Err(unsupported("init_weights", init, hint));
         }
         for (field, value) in [
             ("original_ln_after", self.original_ln_after),
             ("residual_before_ln", self.residual_before_ln),
         ] {
             if !value {
-                return Err(unsupported(field, "false".to_owned(), "use true"));
+                return Err(unsupported(field, false, "use true"));
             }
         }
         if self.is_parallel && self.original_ln_before {
             let hint = "a parallel adapter reads the sublayer's input";
-            return Err(unsupported("original_ln_before", "true".to_owned(), hint));
+            return Err(unsupported("original_ln_before", true, hint));
         }
-        let invalid = |field, reason| Error::InvalidConfig { field, reason };
         if !(self.mh_adapter || self.output_adapter) {
             let reason = "must be true where mh_adapter is false".to_owned();
             return Err(invalid("output_adapter", reason));
@@ -214,20 +207,10 @@ impl BottleneckConfig {
 }
 
 impl MethodConfig for BottleneckConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         Self::validate(self)
-    }
-
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting::NOTHING
     }
 
     fn builder(&self, _modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {

@@ -35,7 +35,7 @@ pub fn convert_adapter(from: impl AsRef<Path>, to: impl AsRef<Path>, dtype: DTyp
         largest = largest.max(relative_change(&data, &data_as));
         converted.insert(name, data_as);
     }
-    write(to, &config, &converted)?;
+    write(to, &config, &converted, &BTreeMap::new())?;
     Ok(largest)
 }
 

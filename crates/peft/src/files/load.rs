@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-use super::{BASE_WEIGHT, CONFIG_FILE, PREFIX, SHARED_PREFIX, WEIGHTS_FILE};
+use super::{BASE_WEIGHT, CONFIG_FILE, ENCODER_FILE, PREFIX, SHARED_PREFIX, WEIGHTS_FILE};
 use crate::base;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
-use crate::inject::{each_named, inject, remove};
+use crate::inject::{each_named, place, remove};
+use crate::lora::{InitLoraWeights, quantize_as_loftq};
 use crate::prompt::{PROMPT_EMBEDDINGS, PromptMethod};
 use crate::slots::{
     BaseRef, EmbeddingAdapter, LinearMethod, NamedAdapter, SharedTensor, SlotMethod, SlotModule,
@@ -47,8 +48,11 @@ pub fn read_config(folder: impl AsRef<Path>) -> Result<PeftConfig> {
 ///
 /// Tensors keep their dtypes. Train it again with [`set_trainable`](crate::set_trainable).
 ///
+/// An adapter that LoftQ began belongs to a base that was quantized for it: dense layers under it are
+/// quantized in the same way again, and ones that are quantized already are taken as they are.
+///
 /// # Errors
-/// - those of [`read_config`] and [`inject`]
+/// - those of [`read_config`] and [`inject`](crate::inject)
 /// - [`Error::InvalidSafetensors`] for a broken or truncated file
 /// - [`Error::MissingTensor`], [`Error::UnexpectedTensors`], [`Error::ShapeMismatch`],
 ///   [`Error::UnsupportedDtype`], [`Error::NotFinite`] for its tensors
@@ -57,27 +61,74 @@ pub fn read_config(folder: impl AsRef<Path>) -> Result<PeftConfig> {
 ///
 /// The model's adapters are then as they were.
 pub fn load_adapter<M: Slots>(model: &mut M, name: &str, folder: impl AsRef<Path>) -> Result<()> {
+    load(model, name, folder.as_ref(), None)?;
+    each_named(model, name, false);
+    Ok(())
+}
+
+/// Loads the adapter in `folder` to train it on.
+///
+/// As [`load_adapter`], but its parameters are trained. Virtual tokens that came out of an encoder do
+/// so again where [`save_adapter`](crate::save_adapter) left it beside the adapter; otherwise the table
+/// is trained as it is.
+///
+/// # Errors
+/// Those of [`load_adapter`]; [`Error::ForeignEncoder`] when the encoder makes another table than the
+/// one in the adapter's file.
+pub fn resume_adapter<M: Slots>(model: &mut M, name: &str, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
+    let file = folder.join(ENCODER_FILE);
+    let encoder = match file.is_file() {
+        true => Some(Stored::read(&read_file(&file)?, file)?),
+        false => None,
+    };
+    load(model, name, folder, encoder)?;
+    each_named(model, name, true);
+    Ok(())
+}
+
+fn load<M: Slots>(
+    model: &mut M,
+    name: &str,
+    folder: &Path,
+    mut encoder: Option<Stored>,
+) -> Result<()> {
     let mut config = read_config(folder)?;
     let file = folder.join(WEIGHTS_FILE);
     let bytes = read_file(&file)?;
     let mut stored = Stored::read(&bytes, file)?;
     if config.has_virtual_tokens() {
-        // The file holds the table that the encoder made, and the encoder is gone.
-        config.common_mut().inference_mode = true;
+        // Without its encoder an adapter is the table that it made.
+        config.common_mut().inference_mode = encoder.is_none();
         stored.check_rows(config.num_virtual_tokens())?;
     }
-    inject(model, name, &config, 0)?;
-    let filled = fill(model, name, &mut stored).and_then(|()| stored.finish());
+    stored.check_rank(config.method().largest_rank())?;
+    if let Some(encoder) = &encoder {
+        encoder.check_rank(config.encoder_size())?;
+    }
+    place(model, name, &config, 0)?;
+    let filled = fill(model, name, &mut stored, encoder.as_mut())
+        .and_then(|()| stored.finish())
+        .and_then(|()| encoder.map_or(Ok(()), Stored::finish))
+        .and_then(|()| match &config {
+            PeftConfig::Lora(lora) if lora.init_lora_weights == InitLoraWeights::Loftq => {
+                quantize_as_loftq(model, name, lora)
+            }
+            _ => Ok(()),
+        });
     if let Err(error) = filled {
         remove(model, name)?;
         return Err(error);
     }
-    each_named(model, name, false);
     Ok(())
 }
 
-fn fill<M: Slots>(model: &mut M, name: &str, stored: &mut Stored) -> Result<()> {
+fn fill<M: Slots>(
+    model: &mut M,
+    name: &str,
+    stored: &mut Stored,
+    mut encoder: Option<&mut Stored>,
+) -> Result<()> {
     let mut outcome = Ok(());
     let mut tied_heads = Vec::new();
     let mut tokens = None;
@@ -113,7 +164,9 @@ fn fill<M: Slots>(model: &mut M, name: &str, stored: &mut Stored) -> Result<()> 
             }
             SlotModule::Norm(norm) => stored.fill(path, name, &mut norm.adapters, |_| ()),
             SlotModule::Sublayer(sublayer) => stored.fill(path, name, sublayer.adapters, |_| ()),
-            SlotModule::Prompt(prompt) => stored.fill_prompt(name, prompt.adapters),
+            SlotModule::Prompt(prompt) => {
+                stored.fill_prompt(name, prompt.adapters, encoder.as_deref_mut())
+            }
             SlotModule::Vector(_) => Ok(()),
         };
     });
@@ -237,6 +290,21 @@ impl Stored {
         Ok(())
     }
 
+    /// Checks that some tensor is as large as the configuration says before room is made for it.
+    fn check_rank(&self, r: usize) -> Result<()> {
+        let dims = self.tensors.values().flat_map(|data| data.shape().to_vec());
+        match dims.max().unwrap_or(0) {
+            largest if r > largest => Err(Error::InvalidConfig {
+                field: "r",
+                reason: format!(
+                    "must not exceed {largest}, the largest dimension in {}, got {r}",
+                    self.file.display()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the number of virtual tokens before room is made for them.
     fn check_rows(&self, rows: usize) -> Result<()> {
         match self
@@ -258,13 +326,29 @@ impl Stored {
         }
     }
 
-    /// Fills the table of virtual tokens.
-    fn fill_prompt(&mut self, name: &str, parts: &mut [NamedAdapter<PromptMethod>]) -> Result<()> {
+    /// Fills the table of virtual tokens, or the encoder that makes it.
+    fn fill_prompt(
+        &mut self,
+        name: &str,
+        parts: &mut [NamedAdapter<PromptMethod>],
+        mut encoder: Option<&mut Self>,
+    ) -> Result<()> {
         for part in parts.iter_mut().filter(|part| part.name == name) {
-            let old = part.method.embeddings();
-            let data = self.take(PROMPT_EMBEDDINGS, &old.dims())?;
-            let place = (&old.device(), data.dtype());
-            part.method.set_embeddings(Tensor::from_data(data, place));
+            let shape = part.method.embeddings().dims();
+            let data = self.take(PROMPT_EMBEDDINGS, &shape)?;
+            let Some(encoder) = encoder.as_deref_mut() else {
+                let place = (&part.method.embeddings().device(), data.dtype());
+                part.method.set_embeddings(Tensor::from_data(data, place));
+                continue;
+            };
+            let own = part.method.encoder.clone();
+            part.method.encoder = own.with_parts(|path, shape| encoder.take(path, shape))?;
+            let made = part.method.embeddings().into_data();
+            let far = |(a, b): (f64, f64)| (a - b).abs() > 1e-3 * (1.0 + b.abs());
+            if made.iter::<f64>().zip(data.iter::<f64>()).any(far) {
+                let file = encoder.file.clone();
+                return Err(Error::ForeignEncoder { file });
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ mod pair;
 mod save;
 
 pub use convert::convert_adapter;
-pub use load::{load_adapter, read_config};
+pub use load::{load_adapter, read_config, resume_adapter};
 pub(crate) use pair::PendingFiles;
 pub use save::{adapter_tensors, save_adapter};
 
@@ -15,6 +15,9 @@ pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 
 /// Its parameters.
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// What makes its virtual tokens, where that is no table; PEFT does not look at it.
+pub(crate) const ENCODER_FILE: &str = "flametune_encoder.safetensors";
 
 /// What stands before the name of a module in every key.
 pub(crate) const PREFIX: &str = "base_model.model.";

@@ -9,7 +9,10 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::pair::PendingFiles;
-use super::{BASE_WEIGHT, CONFIG_FILE, EMBEDDING_LAYER_NAMES, PREFIX, SHARED_PREFIX, WEIGHTS_FILE};
+use super::{
+    BASE_WEIGHT, CONFIG_FILE, EMBEDDING_LAYER_NAMES, ENCODER_FILE, PREFIX, SHARED_PREFIX,
+    WEIGHTS_FILE,
+};
 use crate::base;
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
@@ -149,7 +152,10 @@ fn names_embedding(config: &PeftConfig) -> Result<impl Fn(&str) -> bool + use<>>
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, which is created if
 /// need be.
 ///
-/// Tensors keep their dtypes. Both files appear together, or the folder stays as it was.
+/// Tensors keep their dtypes. The files appear together, or the folder stays as it was.
+///
+/// Of an adapter with virtual tokens that come out of an encoder a third file,
+/// `flametune_encoder.safetensors`, keeps the encoder for [`resume_adapter`](crate::resume_adapter).
 ///
 /// # Errors
 /// [`Error::UnknownAdapter`]; [`Error::Io`] when a file cannot be written.
@@ -159,14 +165,23 @@ pub fn save_adapter<M: Slots>(model: &M, name: &str, folder: impl AsRef<Path>) -
     // As PEFT: an adapter on disk is for use, and training it again is asked for explicitly.
     config.common_mut().inference_mode = true;
     let tensors = adapter_tensors(model, name)?;
-    write(folder, &config, &tensors)
+    let mut encoder = BTreeMap::new();
+    model.clone().visit_slots(&mut |slot| {
+        if let SlotModule::Prompt(prompt) = slot.module {
+            for part in prompt.adapters.iter().filter(|part| part.name == name) {
+                encoder.append(&mut part.method.encoder.parts());
+            }
+        }
+    });
+    write(folder, &config, &tensors, &encoder)
 }
 
-/// Writes both files.
+/// Writes the files; that of the encoder only where there is one.
 pub(super) fn write(
     folder: &Path,
     config: &PeftConfig,
     tensors: &BTreeMap<String, TensorData>,
+    encoder: &BTreeMap<String, TensorData>,
 ) -> Result<()> {
     let weights = encode(&folder.join(WEIGHTS_FILE), tensors)?;
     let text = format!("{:#}", config.to_json());
@@ -174,7 +189,19 @@ pub(super) fn write(
         path: folder.to_owned(),
         source,
     })?;
+    let beside = folder.join(ENCODER_FILE);
+    if encoder.is_empty() && beside.exists() {
+        // It would belong to an adapter that is there no longer.
+        fs::remove_file(&beside).map_err(|source| Error::Io {
+            path: beside.clone(),
+            source,
+        })?;
+    }
     let mut files = PendingFiles::default();
+    if !encoder.is_empty() {
+        let bytes = encode(&beside, encoder)?;
+        files.write(beside, &bytes)?;
+    }
     files.write(folder.join(WEIGHTS_FILE), &weights)?;
     files.write(folder.join(CONFIG_FILE), text.as_bytes())?;
     files.publish(folder)

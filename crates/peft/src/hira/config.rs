@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::HiraBuilder;
-use crate::build::{Build, MethodConfig, Modules};
+use super::HiraLinear;
+use crate::build::{
+    Build, MethodConfig, Modules, RankedBuilder, common_field, largest, usual_targets,
+};
 use crate::check;
-use crate::config::CommonConfig;
+use crate::config::{CommonConfig, SwitchOrName};
 use crate::error::Result;
-use crate::targets::{OneOrMany, TargetModules, Targeting};
+use crate::slots::LinearMethod;
+use crate::targets::{OneOrMany, Ranks, TargetModules};
 
 /// The configuration of `HiRA`.
 ///
@@ -68,13 +71,7 @@ impl Default for HiraConfig {
 }
 
 impl MethodConfig for HiraConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         if let InitHiraWeights::Other(name) = &self.init_weights {
@@ -82,32 +79,36 @@ impl MethodConfig for HiraConfig {
             return Err(check::unsupported("init_weights", name, hint));
         }
         check::given(self.target_modules.as_ref())?;
-        check::rank("r", self.r)?;
-        for &r in self.rank_pattern.values() {
-            check::rank("rank_pattern", r)?;
-        }
+        check::ranks(self.r, &self.rank_pattern)?;
         check::dropout("hira_dropout", self.hira_dropout)
     }
 
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_ref(),
-            layers_pattern: self.layers_pattern.as_ref(),
-            modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: self.common.optional_heads(),
-        }
+    usual_targets!();
+
+    fn largest_rank(&self) -> usize {
+        largest(self.r, &self.rank_pattern)
     }
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
-        Ok(Box::new(HiraBuilder::new(self, modules)?))
+        Ok(Box::new(RankedBuilder {
+            method: "HiRA",
+            config: self,
+            // The update has no scaling.
+            ranks: Ranks::new(
+                (self.r, &self.rank_pattern),
+                (1.0, &BTreeMap::new()),
+                &modules.adapted_paths(),
+            )?,
+            part: |config, base, (r, _), keys| {
+                LinearMethod::Hira(HiraLinear::init(config, base, r, keys))
+            },
+        }))
     }
 }
 
 /// How the factors begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Wire", into = "Wire")]
+#[serde(from = "SwitchOrName", into = "SwitchOrName")]
 #[non_exhaustive]
 pub enum InitHiraWeights {
     /// `true`: `A` uniform as torch's linear layers, `B` zero.
@@ -120,30 +121,23 @@ pub enum InitHiraWeights {
     Other(String),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Wire {
-    Switch(Option<bool>),
-    Name(String),
-}
-
-impl From<Wire> for InitHiraWeights {
-    fn from(wire: Wire) -> Self {
+impl From<SwitchOrName> for InitHiraWeights {
+    fn from(wire: SwitchOrName) -> Self {
         match wire {
-            Wire::Switch(Some(true)) => Self::Kaiming,
-            Wire::Switch(_) => Self::Random,
-            Wire::Name(name) if name.eq_ignore_ascii_case("gaussian") => Self::Gaussian,
-            Wire::Name(name) => Self::Other(name),
+            SwitchOrName::Switch(Some(true)) => Self::Kaiming,
+            SwitchOrName::Switch(_) => Self::Random,
+            SwitchOrName::Name(name) if name.eq_ignore_ascii_case("gaussian") => Self::Gaussian,
+            SwitchOrName::Name(name) => Self::Other(name),
         }
     }
 }
 
-impl From<InitHiraWeights> for Wire {
+impl From<InitHiraWeights> for SwitchOrName {
     fn from(init: InitHiraWeights) -> Self {
         match init {
-            InitHiraWeights::Kaiming => Self::Switch(Some(true)),
-            InitHiraWeights::Random => Self::Switch(Some(false)),
-            InitHiraWeights::Gaussian => Self::Name("gaussian".to_owned()),
+            InitHiraWeights::Kaiming => Self::ON,
+            InitHiraWeights::Random => Self::OFF,
+            InitHiraWeights::Gaussian => Self::name("gaussian"),
             InitHiraWeights::Other(name) => Self::Name(name),
         }
     }

@@ -24,7 +24,7 @@ use crate::tensors::TensorName;
 /// - `hira_a`: `[r, d_in]`, `hira_b`: `[d_out, r]`, as on disk
 ///
 /// # Source
-/// - Huang et al. 2025, `HiRA`, ICLR, §3.2
+/// - Huang et al. 2025, `HiRA`, ICLR
 /// - reference: peft `tuners/hira/layer.py::Linear`; golden `fixtures/peft/hira`
 #[derive(Module, Debug)]
 pub struct HiraLinear {

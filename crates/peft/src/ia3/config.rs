@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Ia3Builder;
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field};
 use crate::check::{self, invalid};
 use crate::config::CommonConfig;
 use crate::error::Result;
@@ -55,13 +55,7 @@ impl Default for Ia3Config {
 }
 
 impl MethodConfig for Ia3Config {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         const FIELD: &str = "feedforward_modules";

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::LnTuningBuilder;
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field};
 use crate::check;
 use crate::config::CommonConfig;
 use crate::error::Result;
@@ -44,13 +44,7 @@ impl Default for LnTuningConfig {
 }
 
 impl MethodConfig for LnTuningConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         check::given(self.target_modules.as_ref())

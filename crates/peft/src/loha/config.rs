@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::LoHaBuilder;
-use crate::build::{Build, MethodConfig, Modules};
+use super::LoHaLinear;
+use crate::build::{
+    Build, MethodConfig, Modules, RankedBuilder, common_field, largest, usual_targets,
+};
 use crate::check;
 use crate::config::{CommonConfig, number, number_map};
 use crate::error::Result;
-use crate::targets::{OneOrMany, TargetModules, Targeting};
+use crate::slots::LinearMethod;
+use crate::targets::{OneOrMany, Ranks, TargetModules};
 
 /// The configuration of `LoHa`.
 ///
@@ -79,40 +82,34 @@ impl Default for LoHaConfig {
 }
 
 impl MethodConfig for LoHaConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         check::given(self.target_modules.as_ref())?;
-        check::rank("r", self.r)?;
-        for &r in self.rank_pattern.values() {
-            check::rank("rank_pattern", r)?;
-        }
-        check::scale("alpha", self.alpha)?;
-        for &alpha in self.alpha_pattern.values() {
-            check::scale("alpha_pattern", alpha)?;
-        }
+        check::ranks(self.r, &self.rank_pattern)?;
+        check::alphas("alpha", self.alpha, &self.alpha_pattern)?;
         check::dropout("rank_dropout", self.rank_dropout)?;
         check::dropout("module_dropout", self.module_dropout)
     }
 
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_ref(),
-            layers_pattern: self.layers_pattern.as_ref(),
-            modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: self.common.optional_heads(),
-        }
+    usual_targets!();
+
+    fn largest_rank(&self) -> usize {
+        largest(self.r, &self.rank_pattern)
     }
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
-        Ok(Box::new(LoHaBuilder::new(self, modules)?))
+        Ok(Box::new(RankedBuilder {
+            method: "LoHa",
+            config: self,
+            ranks: Ranks::new(
+                (self.r, &self.rank_pattern),
+                (self.alpha, &self.alpha_pattern),
+                &modules.adapted_paths(),
+            )?,
+            part: |config, base, rank, keys| {
+                LinearMethod::LoHa(LoHaLinear::init(config, base, rank, keys))
+            },
+        }))
     }
 }

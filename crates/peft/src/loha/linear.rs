@@ -26,7 +26,7 @@ use crate::tensors::TensorName;
 ///
 /// # Source
 /// - Hyeon-Woo, Ye-Bin and Oh 2021, `FedPara`, arXiv:2108.06098, §2.2, proposition 1
-/// - Yeh et al. 2023, `LyCORIS`, arXiv:2309.14859, §3.3
+/// - Yeh et al. 2023, `LyCORIS`, arXiv:2309.14859
 /// - reference: peft `tuners/loha/layer.py::Linear`; golden `fixtures/peft/loha`
 #[derive(Module, Debug)]
 pub struct LoHaLinear {

@@ -1,10 +1,7 @@
 //! `LoHa`: the elementwise product of two low-rank matrices.
 
-mod build;
 mod config;
 mod linear;
 
 pub use config::LoHaConfig;
 pub use linear::LoHaLinear;
-
-use build::LoHaBuilder;

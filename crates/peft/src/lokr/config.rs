@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::LoKrBuilder;
-use crate::build::{Build, MethodConfig, Modules};
+use super::LoKrLinear;
+use crate::build::{Build, MethodConfig, Modules, RankedBuilder, common_field, usual_targets};
 use crate::check;
-use crate::config::{CommonConfig, number, number_map};
+use crate::config::{CommonConfig, SwitchOrName, number, number_map};
 use crate::error::Result;
-use crate::targets::{OneOrMany, TargetModules, Targeting};
+use crate::slots::LinearMethod;
+use crate::targets::{OneOrMany, Ranks, TargetModules};
 
 /// The configuration of `LoKr`.
 ///
@@ -88,13 +89,7 @@ impl Default for LoKrConfig {
 }
 
 impl MethodConfig for LoKrConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         if let InitLokrWeights::Other(name) = &self.init_weights {
@@ -109,37 +104,33 @@ impl MethodConfig for LoKrConfig {
             ));
         }
         check::given(self.target_modules.as_ref())?;
-        check::rank("r", self.r)?;
-        for &r in self.rank_pattern.values() {
-            check::rank("rank_pattern", r)?;
-        }
-        check::scale("alpha", self.alpha)?;
-        for &alpha in self.alpha_pattern.values() {
-            check::scale("alpha_pattern", alpha)?;
-        }
+        check::ranks(self.r, &self.rank_pattern)?;
+        check::alphas("alpha", self.alpha, &self.alpha_pattern)?;
         check::dropout("rank_dropout", self.rank_dropout)?;
         check::dropout("module_dropout", self.module_dropout)
     }
 
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_ref(),
-            layers_pattern: self.layers_pattern.as_ref(),
-            modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: self.common.optional_heads(),
-        }
-    }
+    usual_targets!();
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
-        Ok(Box::new(LoKrBuilder::new(self, modules)?))
+        Ok(Box::new(RankedBuilder {
+            method: "LoKr",
+            config: self,
+            ranks: Ranks::new(
+                (self.r, &self.rank_pattern),
+                (self.alpha, &self.alpha_pattern),
+                &modules.adapted_paths(),
+            )?,
+            part: |config, base, rank, keys| {
+                LinearMethod::LoKr(LoKrLinear::init(config, base, rank, keys))
+            },
+        }))
     }
 }
 
 /// How the factors begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Wire", into = "Wire")]
+#[serde(from = "SwitchOrName", into = "SwitchOrName")]
 #[non_exhaustive]
 pub enum InitLokrWeights {
     /// `true`: the first factor is zero.
@@ -152,30 +143,23 @@ pub enum InitLokrWeights {
     Other(String),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Wire {
-    Switch(bool),
-    Name(String),
-}
-
-impl From<Wire> for InitLokrWeights {
-    fn from(wire: Wire) -> Self {
+impl From<SwitchOrName> for InitLokrWeights {
+    fn from(wire: SwitchOrName) -> Self {
         match wire {
-            Wire::Switch(true) => Self::Default,
-            Wire::Switch(false) => Self::Random,
-            Wire::Name(name) if name == "lycoris" => Self::Lycoris,
-            Wire::Name(name) => Self::Other(name),
+            SwitchOrName::Switch(Some(true)) => Self::Default,
+            SwitchOrName::Switch(_) => Self::Random,
+            SwitchOrName::Name(name) if name == "lycoris" => Self::Lycoris,
+            SwitchOrName::Name(name) => Self::Other(name),
         }
     }
 }
 
-impl From<InitLokrWeights> for Wire {
+impl From<InitLokrWeights> for SwitchOrName {
     fn from(init: InitLokrWeights) -> Self {
         match init {
-            InitLokrWeights::Default => Self::Switch(true),
-            InitLokrWeights::Random => Self::Switch(false),
-            InitLokrWeights::Lycoris => Self::Name("lycoris".to_owned()),
+            InitLokrWeights::Default => Self::ON,
+            InitLokrWeights::Random => Self::OFF,
+            InitLokrWeights::Lycoris => Self::name("lycoris"),
             InitLokrWeights::Other(name) => Self::Name(name),
         }
     }

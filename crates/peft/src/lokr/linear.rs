@@ -30,7 +30,7 @@ type Matrix = Param<Tensor<2>>;
 /// - `out_l·out_k = d_out`, `in_m·in_n = d_in`
 ///
 /// # Source
-/// - Yeh et al. 2023, `LyCORIS`, arXiv:2309.14859, §3.3
+/// - Yeh et al. 2023, `LyCORIS`, arXiv:2309.14859
 /// - reference: peft `tuners/lokr/layer.py::Linear`; goldens `fixtures/peft/lokr`,
 ///   `fixtures/peft/lokr_both_f4`
 #[derive(Module, Debug)]

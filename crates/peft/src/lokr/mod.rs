@@ -1,11 +1,8 @@
 //! `LoKr`: the Kronecker product of two small matrices.
 
-mod build;
 mod config;
 mod linear;
 mod shape;
 
 pub use config::{InitLokrWeights, LoKrConfig};
 pub use linear::LoKrLinear;
-
-use build::LoKrBuilder;

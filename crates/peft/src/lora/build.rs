@@ -3,41 +3,30 @@
 use burn::tensor::Tensor;
 use flametune_quant::BaseLinear;
 
-use super::{LoraConfig, LoraEmbedding, LoraLinear};
+use super::{InitLoraWeights, LoraConfig, LoraEmbedding, LoraLinear};
 use crate::build::{Build, Modules, Site};
 use crate::error::{Error, Result};
 use crate::slots::{EmbeddingMethod, LinearMethod};
-use crate::targets::Patterns;
+use crate::targets::Ranks;
 use crate::trainable_tokens::TrainableTokens;
 
 /// Builds the parts of one adapter.
 pub(crate) struct LoraBuilder<'a> {
     config: &'a LoraConfig,
-    ranks: Patterns<usize>,
-    alphas: Patterns<f64>,
+    ranks: Ranks,
 }
 
 impl<'a> LoraBuilder<'a> {
     pub(crate) fn new(config: &'a LoraConfig, modules: &Modules<'_>) -> Result<Self> {
-        let adapted = &modules.adapted_paths();
         if let Some(tokens) = &config.trainable_token_indices {
             tokens.check("trainable_token_indices", &modules.embeddings)?;
         }
-        let ranks = Patterns::new("rank_pattern", &config.rank_pattern)?;
-        let alphas = Patterns::new("alpha_pattern", &config.alpha_pattern)?;
-        ranks.check("rank_pattern", &config.rank_pattern, adapted)?;
-        alphas.check("alpha_pattern", &config.alpha_pattern, adapted)?;
-        Ok(Self {
-            config,
-            ranks,
-            alphas,
-        })
-    }
-
-    fn rank_and_alpha(&self, path: &str) -> (usize, f64) {
-        let r = self.ranks.get(path).unwrap_or(self.config.r);
-        let alpha = self.alphas.get(path).unwrap_or(self.config.lora_alpha);
-        (r, alpha)
+        let ranks = Ranks::new(
+            (config.r, &config.rank_pattern),
+            (config.lora_alpha, &config.alpha_pattern),
+            &modules.adapted_paths(),
+        )?;
+        Ok(Self { config, ranks })
     }
 }
 
@@ -47,7 +36,7 @@ impl Build for LoraBuilder<'_> {
     }
 
     fn linear(&self, site: &Site<'_>, base: &BaseLinear) -> Result<LinearMethod> {
-        let rank = self.rank_and_alpha(site.path);
+        let rank = self.ranks.get(site.path);
         let lora = LoraLinear::init(self.config, base, rank, site.keys())?;
         Ok(LinearMethod::Lora(lora))
     }
@@ -60,14 +49,15 @@ impl Build for LoraBuilder<'_> {
                 hint: "LoRA on an embedding has no bias",
             });
         }
-        if self.config.init_lora_weights.takes_from_base() {
+        let init = &self.config.init_lora_weights;
+        if init.takes_from_base() || *init == InitLoraWeights::Loftq {
             return Err(Error::UnsupportedOption {
                 field: "init_lora_weights",
                 value: "on an embedding".to_owned(),
                 hint: "decompositions of the base are for linear layers",
             });
         }
-        let rank = self.rank_and_alpha(site.path);
+        let rank = self.ranks.get(site.path);
         Ok(EmbeddingMethod::Lora(LoraEmbedding::init(
             self.config,
             weight,

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::LoraBuilder;
+use super::eva::EvaConfig;
+use super::loftq::LoftqConfig;
 use crate::bias::BiasMode;
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field, largest, usual_targets};
 use crate::check::{self, invalid};
-use crate::config::{CommonConfig, number, number_map};
+use crate::config::{CommonConfig, SwitchOrName, number, number_map};
 use crate::error::{Error, Result};
-use crate::targets::{OneOrMany, TargetModules, Targeting};
+use crate::targets::{OneOrMany, TargetModules};
 use crate::trainable_tokens::TokenIndices;
 
 /// Options of other methods inside `LoraConfig`: active ones are refused by name.
@@ -29,13 +31,11 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "ensure_weight_tying",
         "adapters of tied layers are independent",
     ),
-    ("eva_config", "use another init_lora_weights"),
     ("kasa_config", "KaSA is not implemented"),
     (
         "layer_replication",
         "replicate the layers in the base instead",
     ),
-    ("loftq_config", "use another init_lora_weights"),
     ("lora_ga_config", "use another init_lora_weights"),
     ("megatron_config", "Megatron layers are not implemented"),
     ("monteclora_config", "Monteclora is not implemented"),
@@ -97,6 +97,11 @@ pub struct LoraConfig {
     pub trainable_token_indices: Option<TokenIndices>,
     /// How the factors begin.
     pub init_lora_weights: InitLoraWeights,
+    /// The options of [`InitLoraWeights::Loftq`]; of no account for others.
+    #[serde(with = "empty_when_absent")]
+    pub loftq_config: Option<LoftqConfig>,
+    /// The options of [`InitLoraWeights::Eva`]; of no account for others.
+    pub eva_config: Option<EvaConfig>,
     /// Everything else in the file, kept as it is; active options that are not implemented are
     /// refused.
     #[serde(flatten)]
@@ -104,7 +109,8 @@ pub struct LoraConfig {
 }
 
 /// How the factors begin.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SwitchOrName", into = "SwitchOrName")]
 #[non_exhaustive]
 pub enum InitLoraWeights {
     /// `true`: `A` uniform as torch's linear layers, `B` zero.
@@ -121,6 +127,11 @@ pub enum InitLoraWeights {
     PissaNiter(usize),
     /// `"olora"`: the first rows of the QR decomposition of the base's weight.
     Olora,
+    /// `"loftq"`: what quantizing the base loses, which [`inject`](crate::inject) does as well.
+    Loftq,
+    /// `"eva"`: `A` the directions in which a layer's inputs vary most, `B` zero; see
+    /// [`EvaInit`](crate::EvaInit).
+    Eva,
     /// A name that is not implemented; refused by [`LoraConfig::validate`].
     Other(String),
 }
@@ -132,43 +143,42 @@ impl InitLoraWeights {
     }
 }
 
-impl Serialize for InitLoraWeights {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Kaiming => serializer.serialize_bool(true),
-            Self::Random => serializer.serialize_bool(false),
-            Self::Gaussian => serializer.serialize_str("gaussian"),
-            Self::Orthogonal => serializer.serialize_str("orthogonal"),
-            Self::Pissa => serializer.serialize_str("pissa"),
-            Self::PissaNiter(n) => serializer.collect_str(&format_args!("pissa_niter_{n}")),
-            Self::Olora => serializer.serialize_str("olora"),
-            Self::Other(name) => serializer.serialize_str(name),
+impl From<SwitchOrName> for InitLoraWeights {
+    fn from(wire: SwitchOrName) -> Self {
+        let name = match wire {
+            SwitchOrName::Switch(Some(true)) => return Self::Kaiming,
+            SwitchOrName::Switch(_) => return Self::Random,
+            SwitchOrName::Name(name) => name,
+        };
+        match name.to_lowercase().as_str() {
+            "gaussian" => Self::Gaussian,
+            "orthogonal" => Self::Orthogonal,
+            "pissa" => Self::Pissa,
+            "olora" => Self::Olora,
+            "loftq" => Self::Loftq,
+            "eva" => Self::Eva,
+            lower => match lower.strip_prefix("pissa_niter_").map(str::parse) {
+                Some(Ok(iterations)) => Self::PissaNiter(iterations),
+                _ => Self::Other(name),
+            },
         }
     }
 }
 
-impl<'de> Deserialize<'de> for InitLoraWeights {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Wire {
-            Switch(bool),
-            Name(String),
+impl From<InitLoraWeights> for SwitchOrName {
+    fn from(init: InitLoraWeights) -> Self {
+        match init {
+            InitLoraWeights::Kaiming => Self::ON,
+            InitLoraWeights::Random => Self::OFF,
+            InitLoraWeights::Gaussian => Self::name("gaussian"),
+            InitLoraWeights::Orthogonal => Self::name("orthogonal"),
+            InitLoraWeights::Pissa => Self::name("pissa"),
+            InitLoraWeights::PissaNiter(n) => Self::Name(format!("pissa_niter_{n}")),
+            InitLoraWeights::Olora => Self::name("olora"),
+            InitLoraWeights::Loftq => Self::name("loftq"),
+            InitLoraWeights::Eva => Self::name("eva"),
+            InitLoraWeights::Other(name) => Self::Name(name),
         }
-        Ok(match Wire::deserialize(deserializer)? {
-            Wire::Switch(true) => Self::Kaiming,
-            Wire::Switch(false) => Self::Random,
-            Wire::Name(name) => match name.to_lowercase().as_str() {
-                "gaussian" => Self::Gaussian,
-                "orthogonal" => Self::Orthogonal,
-                "pissa" => Self::Pissa,
-                "olora" => Self::Olora,
-                lower => match lower.strip_prefix("pissa_niter_").map(str::parse) {
-                    Some(Ok(iterations)) => Self::PissaNiter(iterations),
-                    _ => Self::Other(name),
-                },
-            },
-        })
     }
 }
 
@@ -179,7 +189,6 @@ impl Default for LoraConfig {
             .map(|&(field, _)| (field.to_owned(), Value::Null))
             .collect();
         extra.insert("ensure_weight_tying".to_owned(), false.into());
-        extra.insert("loftq_config".to_owned(), json!({}));
         extra.insert("megatron_core".to_owned(), "megatron.core".into());
         extra.insert("qalora_group_size".to_owned(), 16.into());
         extra.insert("use_qalora".to_owned(), false.into());
@@ -202,6 +211,8 @@ impl Default for LoraConfig {
             lora_bias: false,
             trainable_token_indices: None,
             init_lora_weights: InitLoraWeights::Kaiming,
+            loftq_config: None,
+            eva_config: None,
             extra,
         }
     }
@@ -222,7 +233,7 @@ impl LoraConfig {
             return Err(Error::UnsupportedOption {
                 field: "init_lora_weights",
                 value: name.clone(),
-                hint: "use true, false, gaussian, orthogonal, pissa, pissa_niter_N or olora",
+                hint: "use true, false, gaussian, orthogonal, pissa, pissa_niter_N, olora, loftq or eva",
             });
         }
         if self.use_dora && self.lora_bias {
@@ -233,19 +244,20 @@ impl LoraConfig {
             });
         }
         check::given(self.target_modules.as_ref())?;
-        check::rank("r", self.r)?;
-        for &r in self.rank_pattern.values() {
-            check::rank("rank_pattern", r)?;
-        }
-        check::scale("lora_alpha", self.lora_alpha)?;
-        for &alpha in self.alpha_pattern.values() {
-            check::scale("alpha_pattern", alpha)?;
-        }
+        check::ranks(self.r, &self.rank_pattern)?;
+        check::alphas("lora_alpha", self.lora_alpha, &self.alpha_pattern)?;
         check::dropout("lora_dropout", self.lora_dropout)?;
         let zero = self.lora_alpha == 0.0 || self.alpha_pattern.values().any(|&alpha| alpha == 0.0);
-        if zero && self.init_lora_weights.takes_from_base() {
+        let divides = self.init_lora_weights.takes_from_base()
+            || self.init_lora_weights == InitLoraWeights::Loftq;
+        if zero && divides {
             let reason = "must not be 0 where the base is decomposed".to_owned();
             return Err(invalid("lora_alpha", reason));
+        }
+        match self.init_lora_weights {
+            InitLoraWeights::Loftq => self.loftq().validate()?,
+            InitLoraWeights::Eva => self.eva().validate()?,
+            _ => {}
         }
         let odd = std::iter::once(&self.r)
             .chain(self.rank_pattern.values())
@@ -259,6 +271,16 @@ impl LoraConfig {
         }
     }
 
+    /// The options of LoftQ, or their defaults.
+    pub(crate) fn loftq(&self) -> LoftqConfig {
+        self.loftq_config.clone().unwrap_or_default()
+    }
+
+    /// The options of EVA, or their defaults.
+    pub(crate) fn eva(&self) -> EvaConfig {
+        self.eva_config.clone().unwrap_or_default()
+    }
+
     /// The factor before `B·A` for a rank and a numerator.
     #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
     pub(crate) fn scaling(&self, r: usize, lora_alpha: f64) -> f64 {
@@ -267,29 +289,44 @@ impl LoraConfig {
     }
 }
 
-impl MethodConfig for LoraConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
+/// PEFT writes `{}` where there are no options.
+mod empty_when_absent {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::{Map, Value};
+
+    use super::LoftqConfig;
+
+    pub(super) fn serialize<S: Serializer>(
+        config: &Option<LoftqConfig>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match config {
+            Some(config) => config.serialize(serializer),
+            None => Map::<String, Value>::new().serialize(serializer),
+        }
     }
 
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<LoftqConfig>, D::Error> {
+        let fields = Option::<Map<String, Value>>::deserialize(deserializer)?;
+        match fields.filter(|fields| !fields.is_empty()) {
+            None => Ok(None),
+            Some(fields) => serde_json::from_value(Value::Object(fields))
+                .map(Some)
+                .map_err(serde::de::Error::custom),
+        }
     }
+}
+
+impl MethodConfig for LoraConfig {
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         self.validate()
     }
 
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_ref(),
-            layers_pattern: self.layers_pattern.as_ref(),
-            modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: self.common.optional_heads(),
-        }
-    }
+    usual_targets!();
 
     fn bias(&self) -> BiasMode {
         self.bias
@@ -297,6 +334,10 @@ impl MethodConfig for LoraConfig {
 
     fn stores_base(&self) -> bool {
         self.trainable_token_indices.is_none()
+    }
+
+    fn largest_rank(&self) -> usize {
+        largest(self.r, &self.rank_pattern)
     }
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
@@ -308,6 +349,7 @@ impl MethodConfig for LoraConfig {
 mod tests {
     use super::*;
     use crate::config::PeftConfig;
+    use serde_json::json;
     use std::path::Path;
 
     fn config() -> LoraConfig {
@@ -377,6 +419,29 @@ mod tests {
             with(&|c| c.init_lora_weights = InitLoraWeights::Other("mica".into())).contains("mica")
         );
         assert!(with(&|c| (c.use_dora, c.lora_bias) = (true, true)).contains("lora_bias"));
+        let loftq = |bits, iterations| {
+            with(&|c| {
+                c.init_lora_weights = InitLoraWeights::Loftq;
+                c.loftq_config = Some(LoftqConfig {
+                    loftq_bits: bits,
+                    loftq_iter: iterations,
+                });
+            })
+        };
+        assert_eq!(loftq(2, 1), "loftq_bits must be 4 or 8, got 2");
+        assert_eq!(loftq(4, 0), "loftq_iter must be at least 1, got 0");
+        let eva = |rho, tau| {
+            with(&|c| {
+                c.init_lora_weights = InitLoraWeights::Eva;
+                c.eva_config = Some(EvaConfig {
+                    rho,
+                    tau,
+                    ..EvaConfig::default()
+                });
+            })
+        };
+        assert_eq!(eva(0.5, 0.9), "rho must be at least 1 and finite, got 0.5");
+        assert_eq!(eva(1.0, 1.5), "tau must be in [0, 1], got 1.5");
     }
 
     #[test]
@@ -385,6 +450,11 @@ mod tests {
         let value = json!({
             "peft_type": "LORA", "r": 2, "lora_alpha": 2.5, "future_option": {"b": 1, "a": [2]},
             "target_modules": "all-linear", "init_lora_weights": false, "bias": "lora_only",
+            "loftq_config": {"loftq_bits": 8, "loftq_iter": 3},
+            "eva_config": {
+                "rho": 1.5, "tau": 0.9, "use_label_mask": false, "label_mask_value": -1,
+                "whiten": true, "adjust_scaling_factors": false,
+            },
         });
         let config = PeftConfig::from_json(value.clone(), file).unwrap();
         let written = config.to_json();

@@ -11,20 +11,6 @@ use crate::svd;
 
 type Place<'a> = (&'a Device, DType);
 
-/// The bound of torch's uniform initialisation of a layer with `fan_in` inputs, `1/√fan_in`.
-#[expect(clippy::cast_precision_loss, reason = "widths are small")]
-pub(super) fn fan_in_bound(fan_in: usize) -> f64 {
-    1.0 / (fan_in as f64).sqrt()
-}
-
-/// Uniform in `±1/√d_in`: He's initialisation with slope `√5`, which torch's linear layers use.
-///
-/// # Source
-/// - He et al. 2015, arXiv:1502.01852, eq. (14) with `a = √5`
-pub(super) fn kaiming_uniform(stream: Stream, shape: [usize; 2], place: Place<'_>) -> Tensor<2> {
-    stream.uniform_tensor(shape, fan_in_bound(shape[1]), place)
-}
-
 /// Normal with deviation `1/r`.
 #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
 pub(super) fn gaussian(stream: Stream, r: usize, d_in: usize, place: Place<'_>) -> Tensor<2> {
@@ -114,18 +100,18 @@ pub(super) fn pissa_niter(
     place: Place<'_>,
 ) -> Result<(Tensor<2>, Tensor<2>)> {
     let weight = svd::to_host(dense_weight(base));
-    let start = Mat::from_fn(weight.ncols(), r, |i, j| stream.normal((i * r + j) as u64));
-    let mut q = (&weight * &start).qr().compute_thin_Q();
-    for _ in 0..iterations {
-        let back = (weight.transpose() * &q).qr().compute_thin_Q();
-        q = (&weight * &back).qr().compute_thin_Q();
-    }
+    let q = svd::subspace(&weight, r, iterations, stream);
     let (a, b) = svd::best_factors(&(q.transpose() * &weight), r)?;
     Ok(balanced(&a, &(&q * &b), scaling, place))
 }
 
 /// Spreads the lengths of the columns of `b` over both factors, and takes the scaling out.
-fn balanced(a: &Mat<f64>, b: &Mat<f64>, scaling: f64, place: Place<'_>) -> (Tensor<2>, Tensor<2>) {
+pub(super) fn balanced(
+    a: &Mat<f64>,
+    b: &Mat<f64>,
+    scaling: f64,
+    place: Place<'_>,
+) -> (Tensor<2>, Tensor<2>) {
     let roots: Vec<f64> = (0..b.ncols())
         .map(|k| {
             let square: f64 = (0..b.nrows()).map(|i| b[(i, k)] * b[(i, k)]).sum();
@@ -196,7 +182,7 @@ mod tests {
     fn uniform_and_gaussian_have_their_spread() {
         let device = Device::flex();
         let place = (&device, DType::F32);
-        let uniform = values(kaiming_uniform(Stream::new(&[1]), [16, 400], place));
+        let uniform = values(Stream::new(&[1]).kaiming_uniform([16, 400], place));
         assert!(uniform.iter().all(|x| x.abs() <= 0.05));
         let variance = uniform.iter().map(|x| x * x).sum::<f32>() / 6400.0;
         // (2 · 0.05)² / 12, with a relative standard error of sqrt(0.8 / n) = 0.011.

@@ -7,9 +7,9 @@ use flametune_quant::BaseLinear;
 
 use super::config::{InitLoraWeights, LoraConfig};
 use super::{dora, init};
-use crate::base::{self, cast};
+use crate::base::{self, cast, meet};
 use crate::error::Result;
-use crate::random::Stream;
+use crate::random::{Stream, fan_in_bound};
 use crate::selection::Dropout;
 use crate::slots::{DeltaLinear, LinearAdapter, LinearInput, PartInfo};
 use crate::tensors::TensorName;
@@ -96,8 +96,8 @@ impl LoraLinear {
                 init::orthogonal_pair(stream(0), r, (d_in, d_out), place)
             }
             InitLoraWeights::Random => (
-                init::kaiming_uniform(stream(0), [r, d_in], place),
-                init::kaiming_uniform(stream(1), [d_out, r], place),
+                stream(0).kaiming_uniform([r, d_in], place),
+                stream(1).kaiming_uniform([d_out, r], place),
             ),
             InitLoraWeights::Pissa => init::pissa(base, r, config.scaling(r, lora_alpha), place)?,
             InitLoraWeights::PissaNiter(iterations) => {
@@ -106,15 +106,17 @@ impl LoraLinear {
                 init::pissa_niter(base, (r, iterations), scaling, Stream::new(&[key]), place)?
             }
             InitLoraWeights::Olora => init::olora(base, r, place),
-            InitLoraWeights::Kaiming | InitLoraWeights::Other(_) => (
-                init::kaiming_uniform(stream(0), [r, d_in], place),
+            // The factors of LoftQ and EVA follow when all parts are in their places.
+            InitLoraWeights::Kaiming
+            | InitLoraWeights::Loftq
+            | InitLoraWeights::Eva
+            | InitLoraWeights::Other(_) => (
+                stream(0).kaiming_uniform([r, d_in], place),
                 Tensor::zeros([d_out, r], place),
             ),
         };
         let lora_bias = config.lora_bias.then(|| match config.init_lora_weights {
-            InitLoraWeights::Random => {
-                stream(2).uniform_tensor([d_out], init::fan_in_bound(r), place)
-            }
+            InitLoraWeights::Random => stream(2).uniform_tensor([d_out], fan_in_bound(r), place),
             _ => Tensor::zeros([d_out], place),
         });
         let initial = config
@@ -136,10 +138,18 @@ impl LoraLinear {
             key,
         };
         if config.use_dora {
-            adapter.base_norms = Some(dora::squared_row_norms(base));
-            adapter.lora_magnitude_vector = Some(Param::from_tensor(adapter.row_norms(base)));
+            adapter.lora_magnitude_vector = Some(Param::from_tensor(Tensor::zeros([d_out], place)));
+            adapter.begin_magnitude(base);
         }
         Ok(adapter)
+    }
+
+    /// Lets the magnitudes begin at the lengths of the rows (DoRA).
+    pub(super) fn begin_magnitude(&mut self, base: &BaseLinear) {
+        if self.lora_magnitude_vector.is_some() {
+            self.base_norms = Some(dora::squared_row_norms(base));
+            self.lora_magnitude_vector = Some(Param::from_tensor(self.row_norms(base)));
+        }
     }
 
     /// The rank.
@@ -201,15 +211,6 @@ impl LoraLinear {
         let (a, b) = self.factors();
         let bias = self.lora_bias.as_ref().map(Param::val);
         low_rank(x, a, b, bias, self.scaling)
-    }
-}
-
-/// The input in a dtype that the factors multiply with: wider stays, narrower is widened.
-fn meet(x: Tensor<2>, factor: DType) -> Tensor<2> {
-    if x.dtype() == DType::F32 {
-        x
-    } else {
-        cast(x, factor)
     }
 }
 

@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 
 use super::MissBuilder;
 use crate::bias::{BiasMode, miss_bias};
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field, usual_targets};
 use crate::check;
-use crate::config::CommonConfig;
+use crate::config::{CommonConfig, SwitchOrName};
 use crate::error::Result;
-use crate::targets::{OneOrMany, TargetModules, Targeting};
+use crate::targets::{OneOrMany, TargetModules};
 
 /// The configuration of `MiSS`.
 ///
@@ -67,13 +67,7 @@ impl Default for MissConfig {
 }
 
 impl MethodConfig for MissConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         match &self.init_weights {
@@ -93,16 +87,7 @@ impl MethodConfig for MissConfig {
         check::dropout("miss_dropout", self.miss_dropout)
     }
 
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_ref(),
-            layers_pattern: self.layers_pattern.as_ref(),
-            modules_to_save: self.modules_to_save.as_deref().unwrap_or_default(),
-            optional_heads: self.common.optional_heads(),
-        }
-    }
+    usual_targets!();
 
     fn bias(&self) -> BiasMode {
         self.bias
@@ -115,7 +100,7 @@ impl MethodConfig for MissConfig {
 
 /// Which form the trained matrix has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Wire", into = "Wire")]
+#[serde(from = "SwitchOrName", into = "SwitchOrName")]
 #[non_exhaustive]
 pub enum InitMissWeights {
     /// `true`: a column for each output.
@@ -130,19 +115,12 @@ pub enum InitMissWeights {
     Other(String),
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Wire {
-    Switch(bool),
-    Name(String),
-}
-
-impl From<Wire> for InitMissWeights {
-    fn from(wire: Wire) -> Self {
+impl From<SwitchOrName> for InitMissWeights {
+    fn from(wire: SwitchOrName) -> Self {
         match wire {
-            Wire::Switch(true) => Self::Zeros,
-            Wire::Switch(false) => Self::Random,
-            Wire::Name(name) => match name.as_str() {
+            SwitchOrName::Switch(Some(true)) => Self::Zeros,
+            SwitchOrName::Switch(_) => Self::Random,
+            SwitchOrName::Name(name) => match name.as_str() {
                 "bat" => Self::Bat,
                 "mini" => Self::Mini,
                 _ => Self::Other(name),
@@ -151,13 +129,13 @@ impl From<Wire> for InitMissWeights {
     }
 }
 
-impl From<InitMissWeights> for Wire {
+impl From<InitMissWeights> for SwitchOrName {
     fn from(init: InitMissWeights) -> Self {
         match init {
-            InitMissWeights::Zeros => Self::Switch(true),
-            InitMissWeights::Random => Self::Switch(false),
-            InitMissWeights::Bat => Self::Name("bat".to_owned()),
-            InitMissWeights::Mini => Self::Name("mini".to_owned()),
+            InitMissWeights::Zeros => Self::ON,
+            InitMissWeights::Random => Self::OFF,
+            InitMissWeights::Bat => Self::name("bat"),
+            InitMissWeights::Mini => Self::name("mini"),
             InitMissWeights::Other(name) => Self::Name(name),
         }
     }

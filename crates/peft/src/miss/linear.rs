@@ -28,7 +28,7 @@ use crate::tensors::TensorName;
 /// - `miss_block`: `[r, d_out]`; mini: `[r, mini_r]`; bat: `[d_out / r, r, r]`
 ///
 /// # Source
-/// - Kang and Yin 2024, `MiSS` (first called Bone), arXiv:2409.15371, §3
+/// - Kang and Yin 2024, `MiSS` (first called Bone), arXiv:2409.15371
 /// - reference: peft `tuners/miss/layer.py::MissLinear`; goldens `fixtures/peft/miss`,
 ///   `fixtures/peft/miss_bat`, `fixtures/peft/miss_mini`
 /// - differs: several adapters with bat are each relative to the base, not to the one before

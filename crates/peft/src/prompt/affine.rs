@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::linear;
 
-use crate::random::Stream;
+use crate::random::{Stream, fan_in_bound};
 
 /// `x·Wᵀ + b`.
 ///
@@ -25,7 +25,7 @@ impl Affine {
         stream: impl Fn(u64) -> Stream,
         device: &Device,
     ) -> Self {
-        let bound = inverse_root(d_in);
+        let bound = fan_in_bound(d_in);
         let place = (device, DType::F32);
         Self {
             weight: Param::from_tensor(stream(0).uniform_tensor([d_out, d_in], bound, place)),
@@ -45,9 +45,4 @@ impl Affine {
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         linear(x, self.weight.val(), Some(self.bias.val()))
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^52")]
-pub(super) fn inverse_root(width: usize) -> f64 {
-    1.0 / (width as f64).sqrt()
 }

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use super::PromptBuilder;
 use super::place::{PromptPlace, PromptShape};
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field};
+use crate::check::{self, invalid};
 use crate::config::CommonConfig;
-use crate::error::{Error, Result};
-use crate::targets::Targeting;
+use crate::error::Result;
 
 /// The fields that all methods with virtual tokens share (PEFT's `PromptLearningConfig`).
 ///
@@ -159,40 +159,30 @@ impl Default for PromptEncoderConfig {
     }
 }
 
-fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
-    Error::InvalidConfig {
-        field,
-        reason: reason.into(),
-    }
-}
-
-fn at_least_one(field: &'static str, value: Option<usize>) -> Result<()> {
-    match value {
-        Some(0) => Err(invalid(field, "must be at least 1, got 0")),
-        _ => Ok(()),
-    }
-}
-
 impl VirtualTokenConfig {
     fn validate(&self) -> Result<()> {
         if self.num_virtual_tokens.is_none() {
-            return Err(invalid("num_virtual_tokens", "must be given"));
+            return Err(invalid("num_virtual_tokens", "must be given".to_owned()));
         }
-        at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
+        check::rank("num_virtual_tokens", self.len())?;
         if let Some(count) = self.num_transformer_submodules.filter(|&count| count != 1) {
-            return Err(Error::UnsupportedOption {
-                field: "num_transformer_submodules",
-                value: count.to_string(),
-                hint: "models with an encoder and a decoder are not implemented",
-            });
+            let hint = "models with an encoder and a decoder are not implemented";
+            return Err(check::unsupported(
+                "num_transformer_submodules",
+                count,
+                hint,
+            ));
         }
         match self.modules_to_save.as_deref() {
             None | Some([]) => Ok(()),
-            Some(names) => Err(Error::UnsupportedOption {
-                field: "modules_to_save",
-                value: names.join(", "),
-                hint: "copies of modules beside virtual tokens are not implemented",
-            }),
+            Some(names) => {
+                let hint = "copies of modules beside virtual tokens are not implemented";
+                Err(check::unsupported(
+                    "modules_to_save",
+                    names.join(", "),
+                    hint,
+                ))
+            }
         }
     }
 
@@ -231,15 +221,13 @@ impl PromptTuningConfig {
     /// Checks everything that can be checked without a model.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], [`Error::UnsupportedOption`].
+    /// [`Error::InvalidConfig`](crate::Error), [`Error::UnsupportedOption`](crate::Error).
     pub fn validate(&self) -> Result<()> {
         self.tokens.validate()?;
         let text = self.prompt_tuning_init == PromptTuningInit::Text;
         if text && self.prompt_tuning_init_text.is_none() {
-            return Err(invalid(
-                "prompt_tuning_init_text",
-                "must be given for the initialisation TEXT",
-            ));
+            let reason = "must be given for the initialisation TEXT".to_owned();
+            return Err(invalid("prompt_tuning_init_text", reason));
         }
         Ok(())
     }
@@ -253,9 +241,9 @@ impl PrefixTuningConfig {
     /// Checks everything that can be checked without a model.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], [`Error::UnsupportedOption`].
+    /// [`Error::InvalidConfig`](crate::Error), [`Error::UnsupportedOption`](crate::Error).
     pub fn validate(&self) -> Result<()> {
-        at_least_one("encoder_hidden_size", self.encoder_hidden_size)?;
+        check::rank("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
         self.tokens.validate()
     }
 
@@ -270,17 +258,11 @@ impl PromptEncoderConfig {
     /// Checks everything that can be checked without a model.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`], [`Error::UnsupportedOption`].
+    /// [`Error::InvalidConfig`](crate::Error), [`Error::UnsupportedOption`](crate::Error).
     pub fn validate(&self) -> Result<()> {
-        at_least_one("encoder_hidden_size", self.encoder_hidden_size)?;
-        at_least_one("encoder_num_layers", Some(self.encoder_num_layers))?;
-        if !(0.0..1.0).contains(&self.encoder_dropout) {
-            let got = self.encoder_dropout;
-            return Err(invalid(
-                "encoder_dropout",
-                format!("must be in [0, 1), got {got}"),
-            ));
-        }
+        check::rank("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
+        check::rank("encoder_num_layers", self.encoder_num_layers)?;
+        check::dropout("encoder_dropout", self.encoder_dropout)?;
         self.tokens.validate()
     }
 
@@ -292,20 +274,10 @@ impl PromptEncoderConfig {
 }
 
 impl MethodConfig for PromptTuningConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         Self::validate(self)
-    }
-
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting::NOTHING
     }
 
     fn builder(&self, _modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
@@ -314,20 +286,10 @@ impl MethodConfig for PromptTuningConfig {
 }
 
 impl MethodConfig for PrefixTuningConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         Self::validate(self)
-    }
-
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting::NOTHING
     }
 
     fn builder(&self, _modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
@@ -336,20 +298,10 @@ impl MethodConfig for PrefixTuningConfig {
 }
 
 impl MethodConfig for PromptEncoderConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         Self::validate(self)
-    }
-
-    fn targeting(&self) -> Targeting<'_> {
-        Targeting::NOTHING
     }
 
     fn builder(&self, _modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {

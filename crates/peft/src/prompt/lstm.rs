@@ -4,8 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, activation};
 use flametune_kernels::linear;
 
-use super::affine::inverse_root;
-use crate::random::Stream;
+use crate::random::{Stream, fan_in_bound};
 
 /// One direction of one layer of an LSTM.
 ///
@@ -47,7 +46,7 @@ pub struct LstmLayer {
 
 impl LstmDirection {
     fn init(d_in: usize, d_hidden: usize, stream: impl Fn(u64) -> Stream, device: &Device) -> Self {
-        let (bound, place) = (inverse_root(d_hidden), (device, DType::F32));
+        let (bound, place) = (fan_in_bound(d_hidden), (device, DType::F32));
         let matrix = |part, width| stream(part).uniform_tensor([4 * d_hidden, width], bound, place);
         let vector = |part| stream(part).uniform_tensor([4 * d_hidden], bound, place);
         Self {

@@ -6,8 +6,9 @@
 //! prefix tuning   embedding [n, 2·layers·kv_width], or projected ─→ in front of keys and values
 //! ```
 //!
-//! What is stored is always the table that comes out (`prompt_embeddings`), as PEFT does: the
+//! What is stored for use is always the table that comes out (`prompt_embeddings`), as PEFT does: the
 //! encoder that made it serves training alone, and a loaded adapter has none.
+//! Beside it lies the encoder in a file of its own, so that a training can go on.
 
 mod affine;
 mod build;
@@ -15,6 +16,7 @@ mod config;
 mod encoder;
 mod lstm;
 mod place;
+mod stored;
 
 pub use config::{
     PrefixInit, PrefixTuningConfig, PromptEncoderConfig, PromptEncoderReparameterizationType,

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Int, Tensor, TensorData};
+use flametune_kernels::Precision;
 
 use super::{NamedAdapter, PartInfo, SavedEmbedding, SlotMethod};
 use crate::base::cast;
@@ -20,6 +21,9 @@ pub struct AdapterEmbedding {
     pub weight: Param<Tensor<2>>,
     /// The adapters, in the order in which they were added.
     pub adapters: Vec<NamedAdapter<EmbeddingMethod>>,
+    /// How exactly a head multiplies that uses the table as its matrix.
+    #[module(skip)]
+    pub head_precision: Precision,
     /// The table as it was before adapters were merged into it.
     #[module(skip)]
     pub(crate) unmerged: Option<Tensor<2>>,
@@ -107,6 +111,7 @@ impl AdapterEmbedding {
         Self {
             weight,
             adapters: Vec::new(),
+            head_precision: Precision::Full,
             unmerged: None,
         }
     }

@@ -17,7 +17,7 @@ use crate::hira::HiraLinear;
 use crate::ia3::Ia3Linear;
 use crate::loha::LoHaLinear;
 use crate::lokr::LoKrLinear;
-use crate::lora::LoraLinear;
+use crate::lora::{InputObserver, LoraLinear};
 use crate::miss::MissLinear;
 use crate::selection::{AdapterPass, Dropout};
 use crate::tensors::TensorName;
@@ -74,6 +74,8 @@ pub enum LinearMethod {
     Miss(MissLinear),
     /// `VeRA`.
     Vera(VeraLinear),
+    /// Nothing but a look at the inputs, for an initialisation.
+    Observer(InputObserver),
     /// A full copy that replaces the layer (`modules_to_save`).
     Saved(SavedLinear),
     /// A trained bias in place of the layer's (`bias = "all"`, `"lora_only"`).
@@ -164,6 +166,7 @@ macro_rules! each_linear {
             LinearMethod::Lora($method) => $call,
             LinearMethod::Miss($method) => $call,
             LinearMethod::Vera($method) => $call,
+            LinearMethod::Observer($method) => $call,
             LinearMethod::Saved($method) => $call,
             LinearMethod::Bias($method) => $call,
         }
@@ -283,7 +286,8 @@ impl TiedLinear {
 }
 
 fn tied(embedding: &AdapterEmbedding) -> BaseLinear {
-    BaseLinear::Dense(DenseLinear::new(Param::clone(&embedding.weight), None))
+    let dense = DenseLinear::new(Param::clone(&embedding.weight), None);
+    BaseLinear::Dense(dense).with_precision(embedding.head_precision)
 }
 
 /// A layer and what lies on it.

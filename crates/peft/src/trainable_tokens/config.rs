@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::TokensBuilder;
 use super::indices::check_tokens;
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field};
 use crate::config::CommonConfig;
 use crate::error::Result;
 use crate::targets::{TargetModules, Targeting};
@@ -44,13 +44,7 @@ impl Default for TrainableTokensConfig {
 }
 
 impl MethodConfig for TrainableTokensConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         check_tokens("token_indices", &self.token_indices)

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::VeraBuilder;
 use crate::bias::{BiasMode, vera_bias};
-use crate::build::{Build, MethodConfig, Modules};
+use crate::build::{Build, MethodConfig, Modules, common_field};
 use crate::check;
 use crate::config::CommonConfig;
 use crate::error::Result;
@@ -73,13 +73,7 @@ impl Default for VeraConfig {
 }
 
 impl MethodConfig for VeraConfig {
-    fn common(&self) -> &CommonConfig {
-        &self.common
-    }
-
-    fn common_mut(&mut self) -> &mut CommonConfig {
-        &mut self.common
-    }
+    common_field!();
 
     fn validate(&self) -> Result<()> {
         check::given(self.target_modules.as_ref())?;
@@ -101,6 +95,10 @@ impl MethodConfig for VeraConfig {
 
     fn bias(&self) -> BiasMode {
         self.bias
+    }
+
+    fn largest_rank(&self) -> usize {
+        self.r
     }
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {

@@ -83,7 +83,7 @@ impl Layout {
     }
 
     /// The stored row that holds row `row` of the checkpoint.
-    fn stored_row(self, row: usize) -> usize {
+    pub(super) fn stored_row(self, row: usize) -> usize {
         match self {
             Self::Interleaved { head_dim } => {
                 let (head, within) = (row / head_dim, row % head_dim);

@@ -1,10 +1,14 @@
 //! Adapters into the base weights, and out of them again.
 
-use std::fmt;
+mod logits;
+mod report;
 
 use burn::module::{Module, ModuleDisplay, Param};
 use burn::tensor::{DType, Tensor};
-use flametune_quant::BaseLinear;
+use flametune_quant::{BaseLinear, DenseLinear, QuantLinear};
+
+pub use self::logits::merge_and_unload_measured;
+pub use self::report::{MergeOptions, MergeReport, MergedModule};
 
 use crate::base::{self, cast};
 use crate::error::{Error, Result};
@@ -14,57 +18,11 @@ use crate::slots::{
     Slots, freeze,
 };
 
-/// What merging may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct MergeOptions {
-    /// The largest relative error that storing a merged weight may leave; none when absent.
-    pub max_error: Option<f64>,
-}
-
-/// What merging changed.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct MergeReport {
-    /// One row a module.
-    pub modules: Vec<MergedModule>,
-}
-
-/// What merging changed in one module.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MergedModule {
-    /// The module.
-    pub path: String,
-    /// `‖ΔW‖ / ‖W‖`: how much the adapters change the weight.
-    pub change: f64,
-    /// `‖stored − exact‖ / ‖exact‖`: what the number format of the base loses of the merged weight.
-    pub error: f64,
-}
-
-impl MergeReport {
-    /// The largest error of all modules.
-    pub fn max_error(&self) -> f64 {
-        self.modules.iter().map(|m| m.error).fold(0.0, f64::max)
-    }
-}
-
-impl fmt::Display for MergeReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.modules.iter().map(|m| m.path.len()).max().unwrap_or(0);
-        for module in &self.modules {
-            let MergedModule {
-                path,
-                change,
-                error,
-            } = module;
-            writeln!(f, "{path:width$}  change {change:.3e}  error {error:.3e}")?;
-        }
-        write!(f, "largest error {:.3e}", self.max_error())
-    }
-}
-
 /// Adds adapters to the base weights; what they add is summed, as in a pass with all of them.
 ///
 /// The weights keep the dtype of the base, and the old ones are kept for [`unmerge`].
 /// Until then a pass without adapters computes the merged model.
+/// Merged weights of a quantized base are dense, or quantized again where `options` say so.
 ///
 /// # Errors
 /// [`Error::UnknownAdapter`]; [`Error::Merged`] when something is merged already;
@@ -80,6 +38,17 @@ pub fn merge<M: Slots>(
     names: &[&str],
     options: &MergeOptions,
 ) -> Result<MergeReport> {
+    merge_layers(model, names, options, false)
+}
+
+/// [`merge`]; with `dense` every other quantized layer becomes dense too, unless `options` keep the
+/// quantization.
+fn merge_layers<M: Slots>(
+    model: &mut M,
+    names: &[&str],
+    options: &MergeOptions,
+    dense: bool,
+) -> Result<MergeReport> {
     for name in names {
         model.adapters().config(name)?;
     }
@@ -89,6 +58,7 @@ pub fn merge<M: Slots>(
     let mut merging = Merging {
         names,
         options,
+        dense: dense && !options.requantize,
         report: MergeReport::default(),
     };
     let mut outcome = Ok(());
@@ -123,6 +93,9 @@ pub fn unmerge<M: Slots>(model: &mut M) {
 
 /// Merges adapters for good: the model has no adapters afterwards, and the old weights are gone.
 ///
+/// A quantized base is dense afterwards in all its layers, or, with `requantize`, quantized in all of
+/// them as it was.
+///
 /// # Errors
 /// Those of [`merge`]; the model is then as it was.
 pub fn merge_and_unload<M: Slots>(
@@ -130,7 +103,13 @@ pub fn merge_and_unload<M: Slots>(
     names: &[&str],
     options: &MergeOptions,
 ) -> Result<MergeReport> {
-    let report = merge(model, names, options)?;
+    let report = merge_layers(model, names, options, true)?;
+    unload(model)?;
+    Ok(report)
+}
+
+/// Drops all adapters, and the weights from before they were merged.
+fn unload<M: Slots>(model: &mut M) -> Result<()> {
     model.adapters_mut().set_merged(Vec::new());
     let all: Vec<String> = model.adapters().names().map(str::to_owned).collect();
     for name in all {
@@ -147,7 +126,7 @@ pub fn merge_and_unload<M: Slots>(
         SlotModule::Norm(norm) => norm.unmerged = None,
         SlotModule::Vector(_) | SlotModule::Prompt(_) | SlotModule::Sublayer(_) => {}
     });
-    Ok(report)
+    Ok(())
 }
 
 fn restore<M: Slots>(model: &mut M) {
@@ -195,6 +174,8 @@ fn frozen<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
 struct Merging<'a> {
     names: &'a [&'a str],
     options: &'a MergeOptions,
+    /// Whether layers that nothing is merged into become dense.
+    dense: bool,
     report: MergeReport,
 }
 
@@ -216,7 +197,8 @@ impl Merging<'_> {
             weight = sum(weight, delta.weight.map(to_f32));
             bias = sum(bias, delta.bias.map(to_f32));
         }
-        if weight.is_none() && bias.is_none() {
+        let untouched = weight.is_none() && bias.is_none();
+        if untouched && !(self.dense && matches!(base, BaseLinear::Quant(_))) {
             return Ok(());
         }
         let merged = self.merged_linear(path, base, DeltaLinear { weight, bias })?;
@@ -247,7 +229,18 @@ impl Merging<'_> {
             Some(delta) => old.clone() + delta.detach(),
             None => old.clone(),
         };
-        let merged = base::with_weight(base, exact.clone(), bias);
+        let merged = match base {
+            BaseLinear::Quant(quant) if self.options.requantize => {
+                let dense = DenseLinear {
+                    weight: Param::from_tensor(exact.clone()),
+                    bias: bias.map(frozen),
+                    fan_in_fan_out: quant.fan_in_fan_out,
+                    precision: quant.precision,
+                };
+                BaseLinear::Quant(QuantLinear::quantize(&dense, quant.config())?)
+            }
+            _ => base::with_weight(base, exact.clone(), bias),
+        };
         let stored = to_f32(base::dense_weight(&merged));
         self.measure(path, old, exact, stored)?;
         Ok(merged)
