@@ -51,6 +51,12 @@ pub enum Error {
         /// What was there.
         got: String,
     },
+    /// A tokenizer that llama.cpp's headers cannot describe.
+    #[error("the tokenizer has no form in a GGUF header: {what}")]
+    NoGgufForm {
+        /// What stands in the way.
+        what: String,
+    },
     /// A GGUF header names a tokenizer kind that is not supported.
     #[error("tokenizer.ggml.model {model:?} is not supported (supported: {})", known.join(", "))]
     UnknownTokenizerModel {
@@ -375,6 +381,18 @@ pub enum Error {
         /// Why there is none.
         reason: String,
     },
+    /// A data set of the hub is in none of the folders that data sets are fetched to.
+    #[error(
+        "{name} was not fetched: looked for {}; `cargo xtask fetch hub:datasets/{}` fetches it",
+        shown(looked_at),
+        name.trim_start_matches("hub:")
+    )]
+    NotFetched {
+        /// `hub:OWNER/NAME`.
+        name: String,
+        /// The folders that it could be in.
+        looked_at: Vec<PathBuf>,
+    },
     /// A folder holds data files of several kinds, so that it is unclear which are meant.
     #[error("{} holds data files of several kinds ({}); name one with a pattern such as \"*.jsonl\"", folder.display(), kinds.join(", "))]
     MixedFolder {
@@ -530,4 +548,9 @@ fn did_you_mean(near: &[&str], known: &[&str]) -> String {
             known.join(", ")
         )
     }
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    let paths = paths.iter().map(|path| path.display().to_string());
+    paths.collect::<Vec<_>>().join(", ")
 }

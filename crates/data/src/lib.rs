@@ -69,9 +69,10 @@ pub use collate::{
     permutation,
 };
 pub use curation::{
-    Augmentation, Contamination, ContaminationOptions, Curation, CurationOptions, ExactDuplicates,
-    Finding, NearDuplicateOptions, NearDuplicates, NearMatch, Overlap, QualityIssue,
-    QualityOptions, Reason, Rewording, bands_for, candidate_probability, curate,
+    Augmentation, AugmentationOptions, Contamination, ContaminationOptions, Curation,
+    CurationOptions, ExactDuplicates, Finding, NearDuplicateOptions, NearDuplicates, NearMatch,
+    Overlap, QualityIssue, QualityOptions, Reason, Rewording, bands_for, candidate_probability,
+    curate,
 };
 pub use dataset::{
     Cursor, Dataset, DatasetOptions, Exclusions, OnInvalid, Repeats, Sample, SampleId, Side,
@@ -89,7 +90,7 @@ pub use pack::{
     PackCursor, PackStatistics, PackedWindows, Row, WrapCursor, Wrapped, best_fit_decreasing, pack,
 };
 pub use readers::{
-    FileKind, Location, ReadOptions, Record, Records, TextUnit, find_files, open_records,
+    FileKind, Location, ReadOptions, Record, Records, TextUnit, find_files, hub_path, open_records,
 };
 pub use tokenizer::{
     BosEos, Encoded, GgufVocab, SpecialToken, SpecialTokens, TextStream, Tokenizer,

@@ -10,6 +10,7 @@ mod builtin;
 mod chat_golden;
 mod check;
 mod collate;
+mod curated;
 mod encode;
 mod encode_answers;
 mod encode_limits;

@@ -107,6 +107,8 @@ pub struct SamplerCursor {
 #[derive(Debug, Clone)]
 pub struct BatchSampler {
     lengths: Vec<usize>,
+    /// A hash of the lengths, in hexadecimal digits.
+    hash: String,
     options: SamplerOptions,
     epoch: u64,
     step: usize,
@@ -137,6 +139,7 @@ impl BatchSampler {
         }
         let mut sampler = Self {
             lengths: lengths.to_vec(),
+            hash: hashed(lengths),
             options,
             epoch: 0,
             step: 0,
@@ -230,15 +233,10 @@ impl BatchSampler {
 
     /// Where the sampler stands.
     pub fn cursor(&self) -> SamplerCursor {
-        let words = self.lengths.iter().zip(0_u64..);
-        let hash = words.fold(0, |hash, (&length, position)| {
-            let length = u64::try_from(length).unwrap_or(u64::MAX);
-            mixed(mixed(hash, position), length)
-        });
         SamplerCursor {
             options: self.options,
             examples: self.lengths.len(),
-            lengths: format!("{hash:016x}"),
+            lengths: self.hash.clone(),
             epoch: self.epoch,
             step: self.step,
         }
@@ -291,4 +289,13 @@ impl BatchSampler {
         }
         batches
     }
+}
+
+fn hashed(lengths: &[usize]) -> String {
+    let words = lengths.iter().zip(0_u64..);
+    let hash = words.fold(0, |hash, (&length, position)| {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        mixed(mixed(hash, position), length)
+    });
+    format!("{hash:016x}")
 }

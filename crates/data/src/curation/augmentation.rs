@@ -26,6 +26,16 @@ pub enum Rewording {
     Quoted,
 }
 
+/// Which instructions of a dataset are reworded, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AugmentationOptions {
+    /// The share of the examples that are, between 0 and 1.
+    pub rate: f64,
+    /// The ways, one of which is drawn for each.
+    pub rewordings: Vec<Rewording>,
+}
+
 /// Rewords the instructions of some examples.
 ///
 /// Only the first message of the user, or the prompt of a completion, is changed; answers, preference pairs and plain

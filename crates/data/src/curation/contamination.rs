@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::content::{Part, joined, words};
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::example::Example;
 
@@ -104,6 +105,17 @@ impl Contamination {
         for ngram in words.windows(length) {
             self.ngrams.entry(hash(ngram)).or_insert(number);
         }
+    }
+
+    /// Adds the items of an evaluation set, the whole text of each.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn add_all(&mut self, items: Dataset) -> Result<()> {
+        for item in items {
+            self.add(&joined(&item?, Part::All));
+        }
+        Ok(())
     }
 
     /// Number of items that were too short to be looked for.

@@ -13,7 +13,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use augmentation::{Augmentation, Rewording};
+pub use augmentation::{Augmentation, AugmentationOptions, Rewording};
 pub use contamination::{Contamination, ContaminationOptions, Overlap};
 pub use exact::ExactDuplicates;
 pub use minhash::{
@@ -118,8 +118,8 @@ impl std::fmt::Display for Finding {
 /// Goes through a dataset once and finds what to leave out.
 ///
 /// Quality comes first, then evaluation items, exact and near duplicates: what is left out for one reason is not
-/// compared further, and does not count as the first of its duplicates. Every example is seen once, whatever the options
-/// say of epochs, repeats, shuffling and limits; the split holds.
+/// compared further, and does not count as the first of its duplicates. Every example is seen once and as it stands,
+/// whatever the options say of epochs, repeats, shuffling, limits and rewording; the split holds.
 ///
 /// # Errors
 /// Those of opening and reading, and of options that make no sense.
@@ -131,6 +131,7 @@ pub fn curate(
     let mut once = options.clone();
     once.epochs = Some(1);
     once.shuffle_buffer = 0;
+    once.augmentation = None;
     for source in &mut once.sources {
         source.repeats = Repeats::Times(1);
         source.skip = 0;

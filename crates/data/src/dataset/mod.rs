@@ -25,6 +25,7 @@ pub use sample::{Exclusions, Sample, SampleId};
 pub use source::SourceStats;
 pub use split::{Side, Split, SplitBy};
 
+use crate::curation::Augmentation;
 use crate::error::{Error, Result};
 use crate::example::Example;
 use crate::formats::Detected;
@@ -67,6 +68,7 @@ pub struct Dataset {
     epoch: u64,
     step: u64,
     fingerprint: u64,
+    augmentation: Option<Augmentation>,
     ended: bool,
 }
 
@@ -74,7 +76,7 @@ impl Dataset {
     /// Opens the sources and finds their formats.
     ///
     /// # Errors
-    /// What [`DatasetOptions::validate`], [`find_files`](crate::find_files) and
+    /// What [`DatasetOptions::validate`], [`hub_path`](crate::hub_path), [`find_files`](crate::find_files) and
     /// [`detect_format`](crate::detect_format) refuse, and [`Error::EmptyDataset`] for files without records.
     pub fn open(options: DatasetOptions) -> Result<Self> {
         Self::open_without(options, Exclusions::default())
@@ -100,10 +102,22 @@ impl Dataset {
             .sources
             .iter()
             .enumerate()
-            .map(|(index, source)| Source::open(index, source.clone(), rules.clone()))
+            .map(|(index, source)| {
+                let source = source.located(&options.hub)?;
+                Source::open(index, source, rules.clone())
+            })
             .collect::<Result<Vec<_>>>()?;
         let fingerprint = fingerprint(&options, &sources, &rules.exclusions)?;
+        let augmentation = match (&options.augmentation, options.side) {
+            (None, _) | (_, Some(Side::Validation)) => None,
+            (Some(wanted), _) => Some(Augmentation::new(
+                options.seed,
+                wanted.rate,
+                wanted.rewordings.clone(),
+            )?),
+        };
         Ok(Self {
+            augmentation,
             options,
             sources,
             epoch: 0,
@@ -216,8 +230,12 @@ impl Dataset {
             };
             match source.next() {
                 Some(sample) => {
+                    let mut sample = sample?;
+                    if let Some(augmentation) = &self.augmentation {
+                        augmentation.apply(&mut sample.example, self.epoch, self.step);
+                    }
                     self.step += 1;
-                    return sample.map(Some);
+                    return Ok(Some(sample));
                 }
                 None => source.end_pass()?,
             }
@@ -292,6 +310,9 @@ fn fingerprint(
             of.convert,
             files,
         ]));
+    }
+    if let Some(augmentation) = &options.augmentation {
+        parts.push(json!(augmentation));
     }
     Ok(xxh3_64(json!(parts).to_string().as_bytes()))
 }

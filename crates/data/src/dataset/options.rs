@@ -1,13 +1,15 @@
 //! What a dataset is made of.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::split::{Side, Split};
+use crate::curation::AugmentationOptions;
 use crate::error::{Error, Result};
 use crate::formats::{ConvertOptions, Format, check_columns};
-use crate::readers::ReadOptions;
+use crate::readers::{ReadOptions, hub_path};
 
 /// The sources of a dataset and how they are read.
 ///
@@ -53,18 +55,25 @@ pub struct DatasetOptions {
     /// The side of the split that is read.
     #[serde(default)]
     pub side: Option<Side>,
+    /// Instructions that are reworded; those of the validation side never are.
+    #[serde(default)]
+    pub augmentation: Option<AugmentationOptions>,
+    /// Folders that data sets of the hub were fetched to; see [`hub_path`](crate::hub_path).
+    #[serde(default)]
+    pub hub: Vec<PathBuf>,
 }
 
 /// One source of a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceOptions {
-    /// Files, folders of shards, or patterns.
+    /// Files, folders of shards, patterns, or `hub:OWNER/NAME[@REVISION][/PATTERN]`.
     pub paths: Vec<String>,
     /// The format; without it the first records are looked at.
     #[serde(default)]
     pub format: Option<Format>,
-    /// Keys of the format whose columns have other names in the files: `prompt = "q"`.
+    /// Keys of the format whose columns have other names in the files: `prompt = "q"`; dots lead
+    /// into a column: `text = "input.1.content"`.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
     /// Share of this source among the examples, in proportion to the weights of the others.
@@ -161,6 +170,17 @@ impl SourceOptions {
             convert: ConvertOptions::default(),
         }
     }
+
+    /// The source with the places of its data sets of the hub in place of their names.
+    pub(super) fn located(&self, hub: &[PathBuf]) -> Result<Self> {
+        let mut source = self.clone();
+        for path in &mut source.paths {
+            if let Some(found) = hub_path(path, hub)? {
+                *path = found.to_string_lossy().into_owned();
+            }
+        }
+        Ok(source)
+    }
 }
 
 impl DatasetOptions {
@@ -174,6 +194,8 @@ impl DatasetOptions {
             on_invalid: OnInvalid::default(),
             split: None,
             side: None,
+            augmentation: None,
+            hub: Vec::new(),
         }
     }
 

@@ -459,3 +459,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn data_sets_of_the_hub_are_read_from_where_they_were_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let fetched = folder.path().join("datasets--o--numbers");
+    std::fs::create_dir_all(fetched.join("data")).unwrap();
+    std::fs::write(fetched.join("README.md"), "numbers").unwrap();
+    for (name, line) in [("train", "one"), ("test", "two")] {
+        let line = format!("{{\"text\": \"{line}\"}}\n");
+        std::fs::write(fetched.join(format!("data/{name}.jsonl")), line).unwrap();
+    }
+    let read = |path: &str| {
+        let options = DatasetOptions {
+            hub: vec![folder.path().to_owned()],
+            ..one(path, 1, 0, 1)
+        };
+        Dataset::open(options).map(texts)
+    };
+    assert_eq!(read("hub:o/numbers").unwrap(), ["two", "one"]);
+    assert_eq!(read("hub:o/numbers/data/tr*.jsonl").unwrap(), ["one"]);
+    let error = read("hub:o/letters").unwrap_err();
+    assert!(matches!(error, Error::NotFetched { .. }), "{error}");
+}

@@ -575,6 +575,19 @@ fn columns_are_renamed() {
         Value::Object(row.row),
         json!({"rest": 1, "completion": "y", "prompt": "x"})
     );
+    let mut row = record(&json!({"input": [{"content": "a"}, {"content": "b"}], "meta.x": 1}));
+    let nested = columns(&[("text", "input.1.content"), ("label", "meta.x")]);
+    rename_columns(&mut row, &nested).unwrap();
+    assert_eq!(
+        (&row.row["text"], &row.row["label"]),
+        (&json!("b"), &json!(1))
+    );
+    assert_eq!(
+        rename_columns(&mut row, &columns(&[("text", "input.2.content")]))
+            .unwrap_err()
+            .to_string(),
+        "f.jsonl:3: expected the key \"input.2.content\", got the keys input, label, text"
+    );
     let mut row = record(&json!({"q": "x"}));
     assert_eq!(
         rename_columns(&mut row, &columns(&[("prompt", "question")]))

@@ -13,6 +13,7 @@ mod cell;
 mod columnar;
 mod csv;
 mod files;
+mod hub;
 mod input;
 mod json;
 mod jsonl;
@@ -27,6 +28,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use files::find_files;
+pub use hub::hub_path;
 pub use kind::FileKind;
 pub use record::{Location, Record};
 

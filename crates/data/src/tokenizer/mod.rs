@@ -1,5 +1,6 @@
 //! Tokenizers: text to ids and back.
 
+mod bytes;
 pub(crate) mod folder;
 mod gguf;
 mod json;
@@ -7,6 +8,7 @@ mod pre_tokenizer;
 mod sentencepiece;
 mod special;
 mod stream;
+mod to_gguf;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -19,7 +19,9 @@ pub(super) struct Rule {
     pub(super) add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+/// What GPT-2 cuts by, as `ByteLevel` of the tokenizers library does.
+pub(super) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -133,6 +135,14 @@ const RULES: &[Rule] = &[
 ];
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The first name of the rule with these expressions.
+pub(super) fn name_of(patterns: &[String], ignore_merges: bool) -> Option<&'static str> {
+    RULES
+        .iter()
+        .find(|rule| rule.ignore_merges == ignore_merges && rule.patterns == patterns)
+        .and_then(|rule| rule.names.first().copied())
+}
 
 /// The rule of a name; a header without one gets llama.cpp's default.
 pub(super) fn find(pre: Option<&str>) -> Result<&'static Rule> {

@@ -1,5 +1,8 @@
 //! Decoding ids as they arrive.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use super::Tokenizer;
 use crate::error::Result;
 
@@ -29,7 +32,7 @@ const REPLACEMENT: char = '\u{fffd}';
 /// ```
 #[derive(Debug, Clone)]
 pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+    tokenizer: Held<'a>,
     skip_special: bool,
     /// The latest ids: those whose text was complete the last time, for context, and those since.
     window: Vec<u32>,
@@ -39,8 +42,37 @@ pub struct TextStream<'a> {
     emitted: usize,
 }
 
+/// A tokenizer that is lent, or shared with whoever else uses it.
+#[derive(Debug, Clone)]
+enum Held<'a> {
+    Lent(&'a Tokenizer),
+    Shared(Arc<Tokenizer>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Tokenizer;
+
+    fn deref(&self) -> &Tokenizer {
+        match self {
+            Self::Lent(tokenizer) => tokenizer,
+            Self::Shared(tokenizer) => tokenizer,
+        }
+    }
+}
+
+impl TextStream<'static> {
+    /// A stream that keeps the tokenizer alive itself, for work that outlives its caller.
+    pub fn shared(tokenizer: Arc<Tokenizer>, skip_special: bool) -> Self {
+        Self::over(Held::Shared(tokenizer), skip_special)
+    }
+}
+
 impl<'a> TextStream<'a> {
     pub(super) fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
+        Self::over(Held::Lent(tokenizer), skip_special)
+    }
+
+    fn over(tokenizer: Held<'a>, skip_special: bool) -> Self {
         Self {
             tokenizer,
             skip_special,
