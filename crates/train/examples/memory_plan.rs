@@ -5,13 +5,13 @@
 //! ```
 
 use burn::tensor::Device;
-use flametune_data::{Batch, Step};
+use flametune_data::Batch;
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint, DecoderConfig, LoadOptions};
 use flametune_peft::{LoraConfig, PeftConfig, TargetModules, inject, report};
 use flametune_train::optim::ParamGroup;
 use flametune_train::plan::{LowRank, Measured, ModelShape, Plan, Settings, Storage, Trained};
 use flametune_train::record::Memory;
-use flametune_train::{TrainConfig, Trainer};
+use flametune_train::{Sft, SftOptions, TrainConfig, Trainer};
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,21 +40,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = report(&model);
     let loaded = Memory::now().map_or(0, |memory| memory.rss_bytes);
 
-    let config = TrainConfig {
-        recompute,
-        ..TrainConfig::default()
-    };
+    let config = TrainConfig::default();
     let plan = Plan::of(
         &shape,
         &Settings {
             storage: Storage::Dense { bytes: 4 },
-            trained: Trained::LowRank(LowRank::of_report(&report, &shape, false)),
+            trained: Trained::LowRank(LowRank::of_report(&report, &shape)),
             rule: config.rule,
             batch,
             seq,
             accumulation: 1,
             supervised: 1.0,
             recompute,
+            paged_states: false,
             program_bytes: before,
         },
     );
@@ -64,8 +62,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lr_ratio: 1.0,
         weight_decay: 0.0,
     };
-    let pass = AdapterPass::one("default");
-    let mut trainer = Trainer::new(model, pass, config, Box::new(group))?;
+    let objective = Sft {
+        pass: AdapterPass::one("default"),
+        options: SftOptions {
+            recompute,
+            ..SftOptions::default()
+        },
+    };
+    let mut trainer = Trainer::new(model, objective, config, Box::new(group))?;
     let (tokens, row) = (u32::try_from(batch * seq)?, u32::try_from(seq)?);
     for index in 0..2 {
         let ids: Vec<u32> = (0..tokens).map(|id| (id * 7 + index) % 1000).collect();
@@ -79,11 +83,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             batch,
             seq,
         };
-        let step = Step {
-            num_supervised_tokens: filled.num_supervised_tokens,
-            batches: vec![filled],
-        };
-        let report = trainer.train_step(&step)?;
+        let report = trainer.train_step(&[filled])?;
         println!("step {}: {:.1} s", report.step, report.seconds);
     }
     let peak = Memory::now().map_or(0, |memory| memory.peak_bytes);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::loss_scaling::LossScaling;
 use crate::optim::Rule;
 use crate::schedule::Schedule;
 
@@ -32,7 +33,7 @@ impl Warmup {
     }
 }
 
-/// The optimization of a run: everything but model and data.
+/// The optimization of a run: everything but model, data and objective.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
@@ -50,12 +51,9 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// The global norm that gradients are clipped to; without it they are left alone.
     pub max_grad_norm: Option<f64>,
-    /// Part of the target that goes to all tokens alike.
-    pub label_smoothing: f64,
-    /// NEFTune's alpha: noise on the embeddings of `alpha / √(tokens·d_model)`; 0 for none.
-    pub neftune_noise_alpha: f64,
-    /// Layers are computed again in the backward pass instead of keeping their activations.
-    pub recompute: bool,
+    /// Loss scaling, for models that compute in f16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scaling: Option<LossScaling>,
     /// Chooses every random number of the run.
     pub seed: u64,
 }
@@ -70,9 +68,7 @@ impl Default for TrainConfig {
             rule: Rule::default(),
             weight_decay: 0.0,
             max_grad_norm: Some(1.0),
-            label_smoothing: 0.0,
-            neftune_noise_alpha: 0.0,
-            recompute: false,
+            loss_scaling: None,
             seed: 0,
         }
     }
@@ -88,7 +84,6 @@ impl TrainConfig {
         let not_negative = [
             ("learning_rate", self.learning_rate),
             ("weight_decay", self.weight_decay),
-            ("neftune_noise_alpha", self.neftune_noise_alpha),
         ];
         for (field, value) in not_negative {
             if !(value.is_finite() && value >= 0.0) {
@@ -97,13 +92,6 @@ impl TrainConfig {
                     format!("must be finite and not negative, got {value}"),
                 );
             }
-        }
-        if !(0.0..1.0).contains(&self.label_smoothing) {
-            let reason = format!(
-                "must be at least 0 and below 1, got {}",
-                self.label_smoothing
-            );
-            return invalid("label_smoothing", reason);
         }
         if let Some(norm) = self.max_grad_norm
             && !(norm.is_finite() && norm > 0.0)
@@ -123,6 +111,9 @@ impl TrainConfig {
         }
         if self.max_steps == 0 {
             return invalid("max_steps", "must be at least 1, got 0".to_owned());
+        }
+        if let Some(scaling) = &self.loss_scaling {
+            scaling.validate()?;
         }
         self.rule.validate()?;
         self.schedule.validate()

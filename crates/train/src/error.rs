@@ -55,6 +55,22 @@ pub enum Error {
         /// Where it stands.
         record: String,
     },
+    /// A record that a classifier has no use for.
+    #[error("{record}: a classifier learns from texts with classes (keys \"text\" and \"label\")")]
+    NotClassified {
+        /// Where it stands.
+        record: String,
+    },
+    /// A class that the classifier does not have.
+    #[error("{record}: class {class} of {classes}; classes count from 0")]
+    ClassOutOfRange {
+        /// Where it stands.
+        record: String,
+        /// The class.
+        class: usize,
+        /// The number of classes.
+        classes: usize,
+    },
     /// Optimizer averages that are not those of a model's parameters.
     #[error("{}: averages of {parameter}: expected {expected}, got {got}", path.display())]
     OptimizerState {

@@ -1,26 +1,26 @@
 //! One optimizer step after another.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
-use flametune_data::{Batch, Step};
-use flametune_lm::CausalLm;
-use flametune_peft::{AdapterPass, DropoutKey};
+use flametune_kernels::in_pool;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::guard::SpikeGuard;
-use crate::loss::{LossOptions, Noise, accumulate, evaluate_batch};
+use crate::loss_scaling::LossScale;
+use crate::objective::{BatchLoss, Extent, MicroStep, Objective, Sft};
 use crate::optim::{GradientSum, Optimizer, ParamGroup, trained};
-use crate::random::mixed;
 
 /// What one optimizer step did.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// The step, from 1.
     pub step: usize,
-    /// The mean loss of its supervised tokens, before the update.
+    /// The mean loss of what it learned from, before the update.
     pub loss: f64,
     /// The global norm of the gradient, before clipping.
     pub grad_norm: f64,
@@ -28,26 +28,32 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Tokens that went through the model, padding included.
     pub tokens: usize,
-    /// Tokens that the loss is the mean of.
+    /// Tokens that were learned from.
     pub supervised_tokens: usize,
     /// Wall time.
     pub seconds: f64,
     /// The level that the loss jumped over, when it did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub spike_above: Option<f64>,
+    /// What the objective logs beside the loss.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// A measurement without training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     /// Optimizer steps taken before.
     pub step: usize,
-    /// The mean loss of the supervised tokens.
+    /// The mean loss.
     pub loss: f64,
-    /// Tokens that the loss is the mean of.
+    /// Tokens that would be learned from.
     pub supervised_tokens: usize,
     /// Wall time.
     pub seconds: f64,
+    /// What the objective logs beside the loss.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 impl EvalReport {
@@ -62,51 +68,70 @@ pub type Grouping = Box<dyn Fn(&str) -> ParamGroup + Send>;
 
 /// A model in training.
 ///
-/// The gradient of a step is the sum over its supervised tokens, divided by their number, however
-/// the step is cut into micro-batches.
-pub struct Trainer {
-    model: Option<CausalLm>,
-    pass: AdapterPass,
+/// The gradient of a step is the sum over its micro-batches, divided by the sum of their
+/// [weights](Extent::weight), however the step is cut.
+pub struct Trainer<O: Objective = Sft> {
+    model: Option<O::Model>,
+    objective: O,
     config: TrainConfig,
     optimizer: Optimizer,
     grouping: Grouping,
     guard: SpikeGuard,
+    scale: LossScale,
     step: usize,
 }
 
-impl Trainer {
-    /// Trains the parameters of `model` that require gradients, with the adapters of `pass`.
+impl<O: Objective> Trainer<O> {
+    /// Trains the parameters of `model` that require gradients.
     ///
     /// # Errors
-    /// What [`TrainConfig::validate`] refuses; [`Error::NothingToTrain`].
+    /// What [`TrainConfig::validate`] and [`Objective::validate`] refuse;
+    /// [`Error::NothingToTrain`].
     pub fn new(
-        model: CausalLm,
-        pass: AdapterPass,
+        model: O::Model,
+        objective: O,
         config: TrainConfig,
         grouping: Grouping,
     ) -> Result<Self> {
         config.validate()?;
-        if !model.device().is_autodiff() || trained(&model).is_empty() {
+        objective.validate()?;
+        if trained(&model).is_empty() {
             return Err(Error::NothingToTrain);
         }
         Ok(Self {
             model: Some(model),
-            pass,
+            objective,
             config,
             optimizer: Optimizer::new(config.rule),
             grouping,
             guard: SpikeGuard::default(),
+            scale: LossScale::start(config.loss_scaling.as_ref()),
             step: 0,
         })
     }
 
+    /// Keeps the optimizer's averages in a file in `folder` instead of in memory, now and when the
+    /// run is resumed into this trainer; see [`Optimizer::page_to`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be made.
+    pub fn page_states(&mut self, folder: &Path) -> Result<()> {
+        self.optimizer.page_to(folder)
+    }
+
     /// Puts the trainer where an earlier one stood.
-    pub(crate) fn restore(&mut self, step: usize, optimizer: Optimizer, guard: SpikeGuard) {
-        (self.step, self.optimizer, self.guard) = (step, optimizer, guard);
+    pub(crate) fn restore(
+        &mut self,
+        step: usize,
+        optimizer: Optimizer,
+        (guard, scale): (SpikeGuard, LossScale),
+    ) {
+        (self.step, self.optimizer) = (step, optimizer);
+        (self.guard, self.scale) = (guard, scale);
     }
 
     /// The model.
-    pub fn model(&self) -> &CausalLm {
+    pub fn model(&self) -> &O::Model {
         match &self.model {
             Some(model) => model,
             None => unreachable!("it is away only inside of `train_step`"),
@@ -114,16 +139,22 @@ impl Trainer {
     }
 
     /// Gives the model back.
-    pub fn into_model(mut self) -> CausalLm {
+    pub fn into_model(mut self) -> O::Model {
         match self.model.take() {
             Some(model) => model,
             None => unreachable!("it is away only inside of `train_step`"),
         }
     }
 
-    /// The adapters that are trained.
-    pub fn pass(&self) -> &AdapterPass {
-        &self.pass
+    /// What is minimised.
+    pub fn objective(&self) -> &O {
+        &self.objective
+    }
+
+    /// What is minimised, to change it between steps; what changes belongs into
+    /// [`Objective::state`].
+    pub fn objective_mut(&mut self) -> &mut O {
+        &mut self.objective
     }
 
     /// The configuration.
@@ -141,6 +172,11 @@ impl Trainer {
         &self.guard
     }
 
+    /// The loss scale; 1 without loss scaling.
+    pub fn loss_scale(&self) -> LossScale {
+        self.scale
+    }
+
     /// Optimizer steps taken.
     pub fn steps(&self) -> usize {
         self.step
@@ -151,117 +187,154 @@ impl Trainer {
         self.step >= self.config.max_steps
     }
 
-    /// Takes one optimizer step.
+    /// Takes one optimizer step from its micro-batches.
+    ///
+    /// Under loss scaling a step whose gradient overflows counts but changes nothing; it is
+    /// reported with a gradient norm of 0 and the metric `skipped`.
     ///
     /// # Errors
-    /// Those of the forward pass; [`Error::NotFinite`] when loss or gradient is no number, with
-    /// the parameters as they were.
-    pub fn train_step(&mut self, step: &Step) -> Result<StepReport> {
+    /// Those of the objective; [`Error::NothingToTrain`] when the batches weigh nothing;
+    /// [`Error::NotFinite`] when loss or gradient is no number, with the parameters as they were;
+    /// [`Error::Io`] when averages that live in a file cannot be read or written.
+    pub fn train_step(&mut self, batches: &[O::Batch]) -> Result<StepReport> {
         let begin = Instant::now();
-        let (gradients, loss) = self.gradients(step)?;
+        let extent = self.extent(batches)?;
+        let scale = self.scale.scale;
         let learning_rate = self.config.learning_rate_at(self.step);
-        let report = self.update(gradients, loss, learning_rate)?;
+        // One hand-over to the thread pool for the whole step instead of one an operation.
+        let (loss, grad_norm) = in_pool(|| {
+            let (gradients, loss) = self.gradients(batches, extent.weight)?;
+            let grad_norm = self.update(gradients, loss.sum, learning_rate)?;
+            Ok::<_, Error>((loss, grad_norm))
+        })?;
+        let mut metrics = loss.means();
+        if self.config.loss_scaling.is_some() {
+            metrics.insert("loss_scale".to_owned(), scale);
+            let skipped = f64::from(u8::from(grad_norm.is_none()));
+            metrics.insert("skipped".to_owned(), skipped);
+        }
         Ok(StepReport {
-            tokens: step.batches.iter().map(|batch| batch.input_ids.len()).sum(),
-            supervised_tokens: step.num_supervised_tokens,
+            step: self.step,
+            loss: loss.sum,
+            grad_norm: grad_norm.unwrap_or(0.0),
+            learning_rate,
+            tokens: extent.tokens,
+            supervised_tokens: extent.supervised_tokens,
             seconds: begin.elapsed().as_secs_f64(),
-            ..report
+            spike_above: self.guard.observe(loss.sum),
+            metrics,
         })
     }
 
-    /// The mean loss of a step's supervised tokens, and its gradient.
-    fn gradients(&self, step: &Step) -> Result<(GradientSum, f64)> {
-        let mut gradients = GradientSum::new();
-        let mut sum = 0.0;
-        for (index, batch) in step.batches.iter().enumerate() {
-            let key = [self.step as u64, index as u64]
-                .into_iter()
-                .fold(self.config.seed, mixed);
-            let pass = self.pass.clone().with_dropout(DropoutKey {
-                seed: self.config.seed,
-                step: key,
-            });
-            let options = LossOptions {
-                label_smoothing: self.config.label_smoothing,
-                noise: Some(Noise {
-                    alpha: self.config.neftune_noise_alpha,
-                    key,
-                }),
-                recompute: self.config.recompute,
-            };
-            sum += accumulate(self.model(), batch, &pass, &options, &mut gradients)?;
+    /// How much is in several batches.
+    fn extent<'a>(&self, batches: impl IntoIterator<Item = &'a O::Batch>) -> Result<Extent>
+    where
+        O::Batch: 'a,
+    {
+        let mut whole = Extent::default();
+        for batch in batches {
+            let extent = self.objective.extent(batch);
+            whole.tokens += extent.tokens;
+            whole.supervised_tokens += extent.supervised_tokens;
+            whole.weight += extent.weight;
         }
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52 tokens")]
-        let tokens = step.num_supervised_tokens.max(1) as f64;
-        #[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
-        gradients.scale((1.0 / tokens) as f32);
-        Ok((gradients, sum / tokens))
+        if whole.weight > 0.0 {
+            Ok(whole)
+        } else {
+            Err(Error::NothingToTrain)
+        }
     }
 
+    /// The mean loss of a step, its parts, and its gradient.
+    fn gradients(&self, batches: &[O::Batch], weight: f64) -> Result<(GradientSum, BatchLoss)> {
+        let mut gradients = GradientSum::new();
+        let mut loss = BatchLoss::default();
+        for (index, batch) in batches.iter().enumerate() {
+            let at = MicroStep {
+                loss_scale: self.scale.scale,
+                ..MicroStep::new(self.config.seed, self.step, index)
+            };
+            let found = self
+                .objective
+                .accumulate(self.model(), batch, &at, &mut gradients)?;
+            loss.add(&found);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "rounded to f32")]
+        gradients.scale((1.0 / (weight * self.scale.scale)) as f32);
+        loss.sum /= weight;
+        Ok((gradients, loss))
+    }
+
+    /// Clips, checks and steps; returns the norm of the gradient before clipping, or nothing when
+    /// the scaled gradient overflowed and the step was left out.
     fn update(
         &mut self,
         mut gradients: GradientSum,
         loss: f64,
         learning_rate: f64,
-    ) -> Result<StepReport> {
+    ) -> Result<Option<f64>> {
         let grad_norm = match self.config.max_grad_norm {
             Some(max_norm) => gradients.clip(max_norm),
             None => gradients.norm(),
         };
+        let overflowed = loss.is_finite() && !grad_norm.is_finite();
+        if let Some(scaling) = &self.config.loss_scaling
+            && self.scale.observe(scaling, overflowed)
+            && overflowed
+        {
+            self.step += 1;
+            return Ok(None);
+        }
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let step = self.step + 1;
                 return Err(Error::NotFinite { what, step, value });
             }
         }
-        let model = self.model.take().map(|model| {
-            self.optimizer
-                .step(model, &gradients, learning_rate, &*self.grouping)
-        });
-        self.model = model;
+        if let Some(model) = self.model.take() {
+            let (model, result) =
+                self.optimizer
+                    .step_keeping(model, &gradients, learning_rate, &*self.grouping);
+            self.model = Some(model);
+            result?;
+        }
         self.step += 1;
-        Ok(StepReport {
-            step: self.step,
-            loss,
-            grad_norm,
-            learning_rate,
-            tokens: 0,
-            supervised_tokens: 0,
-            seconds: 0.0,
-            spike_above: self.guard.observe(loss),
-        })
+        Ok(Some(grad_norm))
     }
 
-    /// The mean loss of all supervised tokens of `batches`, without gradients.
+    /// The mean loss of `batches`, without gradients.
     ///
     /// # Errors
-    /// Those of the forward pass; [`Error::NothingToTrain`] without a supervised token.
-    pub fn evaluate<'a>(&self, batches: impl IntoIterator<Item = &'a Batch>) -> Result<EvalReport> {
+    /// Those of the objective; [`Error::NothingToTrain`] when the batches weigh nothing.
+    pub fn evaluate<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a O::Batch>,
+    ) -> Result<EvalReport>
+    where
+        O::Batch: 'a,
+    {
         let begin = Instant::now();
+        let batches: Vec<&O::Batch> = batches.into_iter().collect();
+        let extent = self.extent(batches.iter().copied())?;
         let model = self.model().valid();
-        let (mut sum, mut tokens) = (0.0, 0);
+        let mut loss = BatchLoss::default();
         for batch in batches {
-            sum += evaluate_batch(&model, batch, &self.pass)?;
-            tokens += batch.num_supervised_tokens;
+            loss.add(&self.objective.evaluate(&model, batch)?);
         }
-        if tokens == 0 {
-            return Err(Error::NothingToTrain);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52 tokens")]
-        let loss = sum / tokens as f64;
         Ok(EvalReport {
             step: self.step,
-            loss,
-            supervised_tokens: tokens,
+            loss: loss.sum / extent.weight,
+            supervised_tokens: extent.supervised_tokens,
             seconds: begin.elapsed().as_secs_f64(),
+            metrics: loss.means(),
         })
     }
 }
 
-impl std::fmt::Debug for Trainer {
+impl<O: Objective + std::fmt::Debug> std::fmt::Debug for Trainer<O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trainer")
-            .field("pass", &self.pass)
+            .field("objective", &self.objective)
             .field("config", &self.config)
             .field("step", &self.step)
             .finish_non_exhaustive()

@@ -6,7 +6,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod classify;
 mod fit;
 mod golden;
+mod kl;
+mod objective;
+mod paged;
+mod record;
 mod run;
+mod scaling;
 mod step;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, TensorData};
-use flametune_data::{Batch, IGNORE_INDEX, Step};
+use flametune_data::{Batch, IGNORE_INDEX};
 use flametune_lm::{CausalLm, Checkpoint, LoadOptions, QuantizeOptions};
 use flametune_peft::{AdapterPass, load_adapter, set_trainable};
 use flametune_quant::QuantConfig;
@@ -139,15 +139,8 @@ pub(crate) fn batch(index: usize) -> Batch {
 }
 
 /// A step of these batches.
-pub(crate) fn step(indices: &[usize]) -> Step {
-    let batches: Vec<Batch> = indices.iter().map(|&index| batch(index)).collect();
-    Step {
-        num_supervised_tokens: batches
-            .iter()
-            .map(|batch| batch.num_supervised_tokens)
-            .sum(),
-        batches,
-    }
+pub(crate) fn step(indices: &[usize]) -> Vec<Batch> {
+    indices.iter().map(|&index| batch(index)).collect()
 }
 
 /// The 20 steps of a golden run with `accumulation` batches each.

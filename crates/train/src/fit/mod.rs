@@ -5,6 +5,8 @@
 //! So a checkpoint holds what was known when it was written, and a resumed run goes on as the
 //! unbroken one did.
 
+mod digest;
+mod feed;
 mod observer;
 mod options;
 mod rows;
@@ -12,51 +14,36 @@ mod rows;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flametune_data::{Batch, BatchSampler, Collator, SamplerCursor};
 use flametune_lm::CausalLm;
-use flametune_peft::AdapterPass;
 
 use crate::checkpoint;
 use crate::early_stopping::Best;
 use crate::error::{Error, Result};
+use crate::objective::Objective;
 use crate::trainer::{StepReport, Trainer};
 
+pub use digest::DataDigest;
+pub use feed::{Drawn, Feed, FitData};
 pub use observer::{Answer, FitEnd, FitObserver, FitStart, Observers};
 pub use options::{Checkpoints, FitOptions};
 pub use rows::{Packing, TrainingRows};
 
-/// Records that a message names; of the others it gives the number.
-const NAMED: usize = 8;
-
-/// What a run trains on, and is measured with.
-#[derive(Debug)]
-pub struct FitData<'a> {
-    /// The rows.
-    pub rows: &'a TrainingRows,
-    /// Which of them make which step.
-    pub sampler: BatchSampler,
-    /// How they become batches.
-    pub collator: Collator,
-    /// The validation data; empty for none.
-    pub evaluation: &'a [Batch],
-}
-
 /// Asks a model the prompts of a run.
-pub type Sampling<'a> = dyn Fn(&CausalLm, &AdapterPass) -> Result<Vec<Answer>> + 'a;
+pub type Sampling<'a, M = CausalLm> = dyn Fn(&M) -> Result<Vec<Answer>> + 'a;
 
 /// What a run needs from those who started it.
-pub struct FitHooks<'a> {
+pub struct FitHooks<'a, M = CausalLm> {
     /// Writes the trained parameters of the model into a folder.
-    pub save_model: &'a dyn Fn(&CausalLm, &Path) -> Result<()>,
+    pub save_model: &'a dyn Fn(&M, &Path) -> Result<()>,
     /// Asks the model, without autodiff, the run's prompts.
-    pub sample: Option<&'a Sampling<'a>>,
+    pub sample: Option<&'a Sampling<'a, M>>,
     /// Set from outside when the run shall end after the step it is at.
     pub stop: &'a AtomicBool,
     /// Is told what happens.
     pub observer: &'a mut dyn FitObserver,
 }
 
-impl std::fmt::Debug for FitHooks<'_> {
+impl<M> std::fmt::Debug for FitHooks<'_, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FitHooks")
             .field("sample", &self.sample.is_some())
@@ -100,12 +87,12 @@ pub struct FitReport {
 /// # Errors
 /// Those of the steps and of the checkpoints, of `hooks`, and [`Error::NotFiniteBatch`] with the
 /// records of the batch; the state before that batch is then saved.
-pub fn fit(
-    trainer: &mut Trainer,
-    data: FitData<'_>,
+pub fn fit<O: Objective, F: Feed<O>>(
+    trainer: &mut Trainer<O>,
+    feed: F,
     options: &FitOptions,
     best: Best,
-    hooks: &mut FitHooks<'_>,
+    hooks: &mut FitHooks<'_, O::Model>,
 ) -> Result<FitReport> {
     options.validate()?;
     let report = FitReport {
@@ -118,7 +105,7 @@ pub fn fit(
     };
     let mut run = Run {
         trainer,
-        data,
+        feed,
         options,
         hooks,
         report,
@@ -130,11 +117,11 @@ pub fn fit(
     run.finish(ended)
 }
 
-struct Run<'r, 'h> {
-    trainer: &'r mut Trainer,
-    data: FitData<'r>,
+struct Run<'r, 'h, O: Objective, F> {
+    trainer: &'r mut Trainer<O>,
+    feed: F,
     options: &'r FitOptions,
-    hooks: &'r mut FitHooks<'h>,
+    hooks: &'r mut FitHooks<'h, O::Model>,
     report: FitReport,
     /// The step of the last evaluation in this process.
     evaluated: Option<usize>,
@@ -142,12 +129,12 @@ struct Run<'r, 'h> {
     saved: Option<usize>,
 }
 
-impl Run<'_, '_> {
+impl<O: Objective, F: Feed<O>> Run<'_, '_, O, F> {
     fn start(&mut self) -> Result<()> {
         let start = FitStart {
             step: self.trainer.steps(),
             max_steps: self.trainer.config().max_steps,
-            steps_per_epoch: self.data.sampler.steps_per_epoch(),
+            steps_per_epoch: self.feed.steps_per_epoch(),
         };
         self.hooks.observer.on_start(&start)?;
         if start.step > 0 {
@@ -183,32 +170,32 @@ impl Run<'_, '_> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let chosen = self.data.sampler.next_step();
-        let step = self.data.collator.step(&self.data.rows.rows, &chosen)?;
-        match self.trainer.train_step(&step) {
+        let before = self.feed.cursor();
+        let drawn = self.feed.next_step(self.trainer.model())?;
+        match self.trainer.train_step(&drawn.batches) {
             Ok(report) => {
                 self.hooks.observer.on_step(&report)?;
-                self.warn_of_spike(&report, &chosen)
+                self.warn_of_spike(&report, &drawn.rows)
             }
             Err(Error::NotFinite { what, step, value }) => {
                 // What was learned before must not be lost with the run.
-                self.save_before(&chosen)?;
+                self.save_at(&before)?;
                 Err(Error::NotFiniteBatch {
                     what,
                     step,
                     value,
-                    records: self.data.rows.name_records(&chosen, NAMED),
+                    records: self.feed.name_records(&drawn.rows),
                 })
             }
             Err(error) => Err(error),
         }
     }
 
-    fn warn_of_spike(&mut self, report: &StepReport, chosen: &[Vec<usize>]) -> Result<()> {
+    fn warn_of_spike(&mut self, report: &StepReport, rows: &[Vec<usize>]) -> Result<()> {
         let Some(limit) = report.spike_above else {
             return Ok(());
         };
-        let records = self.data.rows.name_records(chosen, NAMED);
+        let records = self.feed.name_records(rows);
         let text = format!(
             "the loss {:.4} jumped over {limit:.4}; the batch holds {records}",
             report.loss
@@ -217,10 +204,10 @@ impl Run<'_, '_> {
     }
 
     fn evaluate(&mut self) -> Result<Option<f64>> {
-        if self.data.evaluation.is_empty() {
+        if self.feed.evaluation().is_empty() {
             return Ok(None);
         }
-        let report = self.trainer.evaluate(self.data.evaluation)?;
+        let report = self.trainer.evaluate(self.feed.evaluation())?;
         self.evaluated = Some(report.step);
         self.report.last_eval = Some(report.loss);
         self.hooks.observer.on_eval(&report)?;
@@ -248,7 +235,7 @@ impl Run<'_, '_> {
             return Ok(());
         };
         let model = self.trainer.model().valid();
-        for answer in ask(&model, self.trainer.pass())? {
+        for answer in ask(&model)? {
             self.hooks
                 .observer
                 .on_sample(self.trainer.steps(), &answer)?;
@@ -257,17 +244,10 @@ impl Run<'_, '_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        self.save_at(&self.data.sampler.cursor())
+        self.save_at(&self.feed.cursor())
     }
 
-    /// Saves with the data where it stood before the step that was drawn last.
-    fn save_before(&mut self, chosen: &[Vec<usize>]) -> Result<()> {
-        let mut cursor = self.data.sampler.cursor();
-        cursor.step -= usize::from(!chosen.is_empty());
-        self.save_at(&cursor)
-    }
-
-    fn save_at(&mut self, cursor: &SamplerCursor) -> Result<()> {
+    fn save_at(&mut self, cursor: &F::Cursor) -> Result<()> {
         let step = self.trainer.steps();
         let Some(checkpoints) = &self.options.checkpoints else {
             return Ok(());

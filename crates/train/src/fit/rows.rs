@@ -8,7 +8,6 @@ use flametune_data::{
 };
 
 use crate::error::{Error, Result};
-use crate::random::mixed;
 
 /// How examples become rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,17 +106,6 @@ impl TrainingRows {
     pub fn statistics(&self) -> PackStatistics {
         let longest = self.rows.iter().map(Row::len).max().unwrap_or(0);
         PackStatistics::of(&self.rows, longest)
-    }
-
-    /// A digest of all ids and labels, in hexadecimal digits.
-    pub fn digest(&self) -> String {
-        let hash = self.rows.iter().fold(0, |hash, row| {
-            let tokens = row.input_ids.iter().zip(&row.labels);
-            tokens.fold(mixed(hash, row.len() as u64), |hash, (&id, &label)| {
-                mixed(hash, u64::from(id) << 1 | u64::from(label >= 0))
-            })
-        });
-        format!("{hash:016x}")
     }
 
     /// All rows as batches of `size`, rows of similar length together.

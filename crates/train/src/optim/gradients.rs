@@ -47,6 +47,18 @@ impl GradientSum {
         }
     }
 
+    /// Adds other sums.
+    ///
+    /// # Panics
+    /// As [`add_one`](Self::add_one).
+    pub fn merge(&mut self, mut other: Self) {
+        for id in other.order {
+            if let Some(gradient) = other.sums.remove(&id) {
+                self.add_one(id, gradient);
+            }
+        }
+    }
+
     /// Multiplies every gradient.
     pub fn scale(&mut self, factor: f32) {
         if factor != 1.0 {

@@ -3,13 +3,17 @@
 mod clip;
 mod gradients;
 mod groups;
+mod moment_file;
 mod moments;
 mod rule;
+mod store;
 mod trained;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 
 pub use clip::{clip_factor, global_norm};
@@ -21,6 +25,9 @@ pub use rule::{Rule, StepSize};
 pub(crate) use trained::trained;
 
 use gradients::numbers;
+use store::Store;
+
+use crate::error::Result;
 
 /// How one parameter deviates from the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,32 +42,49 @@ pub struct ParamGroup {
 ///
 /// Averages live in host memory, whatever the device of the parameters is: on a GPU that is the
 /// offload of optimizer states, on the CPU no copy is made.
+/// [`page_to`](Self::page_to) moves them into a file, of which one page is in memory; the numbers
+/// are the same to the bit.
 /// They are kept by the path of the parameter in the module tree, which is what makes a checkpoint
 /// of them readable.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
     step: u64,
-    moments: BTreeMap<String, Vec<Moments>>,
+    store: Store,
 }
 
 impl Optimizer {
     /// An optimizer that has taken no step.
     pub fn new(rule: Rule) -> Self {
-        Self {
-            rule,
-            step: 0,
-            moments: BTreeMap::new(),
-        }
+        Self::from_parts(rule, 0, BTreeMap::new())
     }
 
     /// Puts stored parts together.
     pub fn from_parts(rule: Rule, step: u64, moments: BTreeMap<String, Vec<Moments>>) -> Self {
-        Self {
-            rule,
+        let store = Store::Memory(moments);
+        Self { rule, step, store }
+    }
+
+    /// One that has taken `step` steps and keeps its averages as this one does, but has none yet.
+    pub(crate) fn emptied(&self, step: u64) -> Result<Self> {
+        Ok(Self {
+            rule: self.rule,
             step,
-            moments,
-        }
+            store: self.store.emptied()?,
+        })
+    }
+
+    /// Moves the averages into a file in `folder`; it goes with the optimizer.
+    ///
+    /// # Units
+    /// - memory: at most two pages of 1 MiB at a time beside the parameter
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when the file cannot be made or written.
+    pub fn page_to(&mut self, folder: &Path) -> Result<()> {
+        let empty = Store::Memory(BTreeMap::new());
+        self.store = std::mem::replace(&mut self.store, empty).paged(folder)?;
+        Ok(())
     }
 
     /// The update rule.
@@ -73,57 +97,85 @@ impl Optimizer {
         self.step
     }
 
-    /// The averages by parameter path.
-    pub fn moments(&self) -> &BTreeMap<String, Vec<Moments>> {
-        &self.moments
+    /// The paths of the parameters that have averages.
+    pub fn parameters(&self) -> Vec<String> {
+        self.store.parameters()
+    }
+
+    /// Average `index` of a parameter, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when its file cannot be read.
+    pub fn moment(&self, parameter: &str, index: usize) -> Result<Option<Cow<'_, Moments>>> {
+        self.store.moment(parameter, index)
+    }
+
+    /// Takes in the averages of a parameter.
+    pub(crate) fn insert(&mut self, parameter: &str, moments: Vec<Moments>) -> Result<()> {
+        self.store.insert(parameter, moments)
     }
 
     /// The bytes of all averages.
     pub fn bytes(&self) -> usize {
-        self.moments.values().flatten().map(Moments::bytes).sum()
+        self.store.bytes()
+    }
+
+    /// The bytes of averages that are in memory at once.
+    pub fn resident_bytes(&self) -> usize {
+        self.store.resident_bytes()
     }
 
     /// Moves every parameter that has a gradient; `group` is asked with its path.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) when averages that live in a file cannot be read or
+    /// written; some parameters have moved then, and others have not.
     pub fn step<M: Module>(
         &mut self,
         module: M,
         gradients: &GradientSum,
         lr: f64,
         group: &dyn Fn(&str) -> ParamGroup,
-    ) -> M {
+    ) -> Result<M> {
+        let (module, result) = self.step_keeping(module, gradients, lr, group);
+        result.map(|()| module)
+    }
+
+    /// [`step`](Self::step) that gives the module back whatever happens.
+    pub(crate) fn step_keeping<M: Module>(
+        &mut self,
+        module: M,
+        gradients: &GradientSum,
+        lr: f64,
+        group: &dyn Fn(&str) -> ParamGroup,
+    ) -> (M, Result<()>) {
         self.step += 1;
-        module.map(&mut Stepper {
+        let mut stepper = Stepper {
             path: Vec::new(),
             optimizer: self,
             gradients,
             lr,
             group,
-        })
+            result: Ok(()),
+        };
+        let module = module.map(&mut stepper);
+        (module, stepper.result)
     }
 
-    fn update(&mut self, path: &str, id: ParamId, param: &mut [f32], step: &Stepping<'_>) {
-        let Some(gradient) = step.gradients.get(id) else {
-            return;
-        };
-        let rule = self.rule;
-        let moments = self
-            .moments
-            .entry(path.to_owned())
-            .or_insert_with(|| rule.init(param.len()));
-        let group = (step.group)(path);
+    fn update(
+        &mut self,
+        path: &str,
+        (param, gradient): (&mut [f32], &[f32]),
+        lr: f64,
+        group: ParamGroup,
+    ) -> Result<()> {
         let by = StepSize {
-            lr: step.lr * group.lr_ratio,
+            lr: lr * group.lr_ratio,
             weight_decay: group.weight_decay,
             step: self.step,
         };
-        rule.update(param, gradient, moments, by);
+        self.store.update(&self.rule, path, (param, gradient), by)
     }
-}
-
-struct Stepping<'a> {
-    gradients: &'a GradientSum,
-    lr: f64,
-    group: &'a dyn Fn(&str) -> ParamGroup,
 }
 
 struct Stepper<'a> {
@@ -132,6 +184,7 @@ struct Stepper<'a> {
     gradients: &'a GradientSum,
     lr: f64,
     group: &'a dyn Fn(&str) -> ParamGroup,
+    result: Result<()>,
 }
 
 impl ModuleMapper for Stepper<'_> {
@@ -144,7 +197,10 @@ impl ModuleMapper for Stepper<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.gradients.get(param.id).is_none() {
+        let Some(gradient) = self.gradients.get(param.id) else {
+            return param;
+        };
+        if self.result.is_err() {
             return param;
         }
         let (id, tensor, mapper) = param.consume();
@@ -153,13 +209,11 @@ impl ModuleMapper for Stepper<'_> {
         let tensor = if autodiff { tensor.inner() } else { tensor };
         let plain = tensor.device();
         let mut values = numbers(tensor);
-        let stepping = Stepping {
-            gradients: self.gradients,
-            lr: self.lr,
-            group: self.group,
-        };
         let path = self.path.join(".");
-        self.optimizer.update(&path, id, &mut values, &stepping);
+        let group = (self.group)(&path);
+        self.result = self
+            .optimizer
+            .update(&path, (&mut values, gradient), self.lr, group);
         let data = TensorData::new(values, shape);
         let tensor = Tensor::<D>::from_data(data, (&plain, dtype));
         let tensor = if autodiff {
@@ -227,7 +281,7 @@ mod tests {
         for _ in 0..2 {
             let mut gradients = GradientSum::new();
             gradients.add(&line, &mut loss(&line, 1.0).backward());
-            line = optimizer.step(line, &gradients, 0.1, &everything);
+            line = optimizer.step(line, &gradients, 0.1, &everything).unwrap();
         }
         // A constant gradient moves AdamW by lr a step.
         let tolerance = flametune_testkit::tol::f32();
@@ -244,7 +298,7 @@ mod tests {
             "frozen",
         );
         assert_eq!(optimizer.steps(), 2);
-        assert_eq!(optimizer.moments().keys().collect::<Vec<_>>(), ["weight"]);
+        assert_eq!(optimizer.parameters(), ["weight"]);
         assert_eq!(optimizer.bytes(), 2 * 2 * 4);
     }
 
@@ -261,7 +315,7 @@ mod tests {
                 weight_decay: 0.5,
             }
         };
-        let line = optimizer.step(line, &gradients, 0.1, &group);
+        let line = optimizer.step(line, &gradients, 0.1, &group).unwrap();
         // p - 0.2·0.5·p - 0.2
         let expected = [1.0 - 0.1 - 0.2_f32, -2.0 + 0.2 - 0.2];
         let tolerance = flametune_testkit::tol::f32();

@@ -26,9 +26,9 @@ pub enum Moments {
 }
 
 impl Moments {
-    /// Zeros for `len` numbers; in eight bits if asked and worth it.
+    /// Zeros for `len` numbers.
     pub fn zeros(len: usize, eight_bit: bool, map: &Map8) -> Self {
-        if eight_bit && len >= MIN_8BIT_SIZE {
+        if eight_bit {
             Self::Bits8 {
                 codes: vec![map.encode(0.0); len],
                 absmax: vec![0.0; len.div_ceil(BLOCK_SIZE_8BIT)],

@@ -4,11 +4,11 @@ use flametune_quant::Map8;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::moments::{BLOCK_SIZE_8BIT, Moments, Part};
+use super::moments::{BLOCK_SIZE_8BIT, MIN_8BIT_SIZE, Moments, Part};
 use crate::error::{Error, Result};
 
 /// Numbers that one task updates.
-const TASK: usize = 64 * BLOCK_SIZE_8BIT;
+pub(super) const TASK: usize = 64 * BLOCK_SIZE_8BIT;
 
 /// An update rule and its constants.
 ///
@@ -127,14 +127,20 @@ impl Rule {
 
     /// The averages that a parameter of `len` numbers starts with.
     pub fn init(&self, len: usize) -> Vec<Moments> {
-        match *self {
-            Self::AdamW { eight_bit, .. } => vec![
-                Moments::zeros(len, eight_bit, Map8::dynamic_signed()),
-                Moments::zeros(len, eight_bit, Map8::dynamic_unsigned()),
+        self.init_part(len, len)
+    }
+
+    /// The averages that `len` numbers of a parameter of `whole` start with.
+    pub(super) fn init_part(&self, whole: usize, len: usize) -> Vec<Moments> {
+        let (Self::AdamW { eight_bit, .. } | Self::Lion { eight_bit, .. }) = *self;
+        let eight_bit = eight_bit && whole >= MIN_8BIT_SIZE;
+        let zeros = |map| Moments::zeros(len, eight_bit, map);
+        match self {
+            Self::AdamW { .. } => vec![
+                zeros(Map8::dynamic_signed()),
+                zeros(Map8::dynamic_unsigned()),
             ],
-            Self::Lion { eight_bit, .. } => {
-                vec![Moments::zeros(len, eight_bit, Map8::dynamic_signed())]
-            }
+            Self::Lion { .. } => vec![zeros(Map8::dynamic_signed())],
         }
     }
 

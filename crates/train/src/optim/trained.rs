@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-/// The numbers in every parameter that requires a gradient, by its path in the module tree.
+/// The numbers in every parameter that requires a gradient and can have one, by its path in the
+/// module tree.
 pub(crate) fn trained(module: &impl Module) -> BTreeMap<String, usize> {
     let mut found = Found::default();
     module.visit(&mut found);
@@ -28,8 +29,12 @@ impl ModuleVisitor for Found {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if param.is_require_grad() {
-            let len = param.val().shape().num_elements();
+        if !param.is_require_grad() {
+            return;
+        }
+        let value = param.val();
+        if value.device().is_autodiff() {
+            let len = value.shape().num_elements();
             self.lengths.insert(self.path.join("."), len);
         }
     }

@@ -17,11 +17,11 @@ use super::shape::{Input, ModelShape};
 /// | the gate: gate and up | `2·f` |
 /// | linear layers whose weight or A is trained: their inputs, `d` before attention, nothing for o (y is kept already), `d` before the MLP, `f` before down | up to `2·d + f` |
 /// | adapters: `x·Aᵀ` | `r` each |
-/// | adapters with dropout: an input and a mask of their own instead | `2·d_in` each |
 /// | norms of queries and keys: their inputs | `q + kv` |
 /// | norms after attention and MLP (sandwich, post-norm): their inputs | `2·d` |
 ///
-/// Frozen and packed weights are kept as they are, sums and scalings keep nothing.
+/// Frozen and packed weights are kept as they are, sums and scalings keep nothing. The mask of
+/// dropout is a function of its place and is drawn again.
 /// Tensors that several operations keep are one.
 ///
 /// # Source
@@ -51,11 +51,7 @@ pub fn layer_bytes(shape: &ModelShape, settings: &Settings) -> u64 {
     let attention = 2 * q + 2 * kv + shape.n_heads;
     let mlp = 2 * f + kept(Input::Gated, f);
     let adapters: usize = match trained {
-        Trained::LowRank(adapter) => {
-            let own = |d_in: usize| if adapter.dropout { 2 * d_in } else { 0 };
-            let width = |projection| adapter.r + own(shape.dims(projection)[1]);
-            adapter.projections.iter().map(|p| width(*p)).sum()
-        }
+        Trained::LowRank(adapter) => adapter.r * adapter.projections.len(),
         Trained::Everything => 0,
     };
     let numbers = residual + qk_norm + attention + mlp + adapters;

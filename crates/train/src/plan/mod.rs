@@ -57,8 +57,8 @@ impl Plan {
     /// |---|---|
     /// | base weights | by [`Storage`]: matrices of the blocks, embedding, head, norms, biases |
     /// | adapter | `4·Σ r·(d_in + d_out)` |
-    /// | optimizer | moments of 4 bytes, or of one byte and 4 in 256 |
-    /// | gradients | `4·P`; twice with accumulation, when a micro-batch's meet the sum |
+    /// | optimizer | moments of 4 bytes, or of one byte and 4 in 256; none that live in a file |
+    /// | gradients | `4·P`; twice with accumulation, when a micro-batch's meet the sum; in full fine-tuning, where the head is the embedding, `4·vocab·d_model` when the gradients of both meet |
     /// | activations | `L·A(T)`; with recompute `A(T) + 4·T·d_model·(L + 2)` |
     /// | backward room | [`working_bytes`] |
     /// | loss | [`head_bytes`] |
@@ -82,12 +82,20 @@ impl Plan {
         } else {
             0
         };
+        let both_tables = match &settings.trained {
+            Trained::Everything if shape.tied => (shape.vocab * shape.d_model) as u64,
+            _ => 0,
+        };
+        let averages = match settings.paged_states {
+            true => 0,
+            false => states::bytes(&settings.rule, &trained),
+        };
         let component = |name, bytes| Component { name, bytes };
         let mut components = vec![
             component("base weights", settings.storage.bytes(shape)),
             component("adapter", settings.trained.adapter_bytes(shape)),
-            component("optimizer", states::bytes(&settings.rule, &trained)),
-            component("gradients", 4 * (parameters + meeting)),
+            component("optimizer", averages),
+            component("gradients", 4 * (parameters + meeting.max(both_tables))),
             component("activations", kept),
             component("backward room", working_bytes(shape, settings)),
             component("loss", head_bytes(shape, settings)),

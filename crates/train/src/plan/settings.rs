@@ -58,8 +58,6 @@ pub struct LowRank {
     pub projections: Vec<Projection>,
     /// Trained parameters beside these: biases, magnitudes, saved modules.
     pub other: usize,
-    /// Whether inputs are dropped; then every adapter keeps an input and a mask of its own.
-    pub dropout: bool,
 }
 
 impl LowRank {
@@ -69,12 +67,11 @@ impl LowRank {
             r,
             projections: shape.projections().to_vec(),
             other: 0,
-            dropout: false,
         }
     }
 
     /// What a model in memory has: the largest rank, on every projection that any layer adapts.
-    pub fn of_report(report: &TrainableReport, shape: &ModelShape, dropout: bool) -> Self {
+    pub fn of_report(report: &TrainableReport, shape: &ModelShape) -> Self {
         let ranked = report
             .modules
             .iter()
@@ -89,7 +86,6 @@ impl LowRank {
             r: ranked.filter_map(|row| row.r).max().unwrap_or(0),
             projections,
             other: 0,
-            dropout,
         };
         adapter.other = report.trainable.saturating_sub(adapter.parameters(shape));
         adapter
@@ -150,7 +146,7 @@ impl Trained {
     /// Whether the input of `projection` is kept for the gradient of a weight.
     pub(super) fn keeps_input(&self, projection: Projection) -> bool {
         match self {
-            Self::LowRank(adapter) => !adapter.dropout && adapter.projections.contains(&projection),
+            Self::LowRank(adapter) => adapter.projections.contains(&projection),
             Self::Everything => true,
         }
     }
@@ -176,6 +172,8 @@ pub struct Settings {
     pub supervised: f64,
     /// Whether layers are computed again in the backward pass.
     pub recompute: bool,
+    /// Whether the optimizer's averages live in a file.
+    pub paged_states: bool,
     /// What the program takes before it has a model.
     pub program_bytes: u64,
 }

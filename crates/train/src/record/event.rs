@@ -146,7 +146,7 @@ pub struct Resumption {
 }
 
 /// An optimizer step, and the memory of the process after it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainedStep {
     /// The step.
     #[serde(flatten)]
@@ -181,6 +181,9 @@ pub struct Evaluation {
     pub supervised_tokens: usize,
     /// Wall time.
     pub seconds: f64,
+    /// What else was measured, by name, such as `accuracy`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 impl Evaluation {
@@ -198,6 +201,7 @@ impl Evaluation {
             loss: report.loss,
             supervised_tokens: report.supervised_tokens,
             seconds: report.seconds,
+            metrics: report.metrics.clone(),
         }
     }
 }

@@ -60,7 +60,7 @@ impl History {
                 self.outcome = None;
                 self.resumed.push(event.step);
             }
-            Event::Step(event) => self.steps.push(*event),
+            Event::Step(event) => self.steps.push(event.clone()),
             Event::Eval(event) => self.evaluations.push(event.clone()),
             Event::Sample(event) => self.samples.push(event.clone()),
             Event::Zeros(event) => self.zeros.push(event.clone()),

@@ -30,11 +30,15 @@ impl JsonlLog {
     }
 
     /// Goes on with a log after `step`: it is cut before the first event of a later step, and
-    /// before a last line that was not written to its end. Returns what remains.
+    /// before a last line that was not written to its end. Returns what remains; a log that is not
+    /// there begins anew.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::RecordLine`] for another line that is no event.
     pub fn resume(path: &Path, step: usize) -> Result<(Self, Vec<Record>)> {
+        if !path.exists() {
+            return Ok((Self::create(path)?, Vec::new()));
+        }
         let text = read_text(path)?;
         let mut records = Vec::new();
         let mut end = 0;

@@ -22,18 +22,35 @@ impl Memory {
         Self::parse(&std::fs::read_to_string("/proc/self/status").ok()?)
     }
 
+    /// Lets the peak begin anew at what is held now; whether the system does that (only Linux).
+    pub fn reset_peak() -> bool {
+        // 5 resets the high-water mark, see proc_pid_clear_refs(5).
+        std::fs::write("/proc/self/clear_refs", "5").is_ok()
+    }
+
+    /// What programs may still take without swapping, in bytes; nothing where the system does not
+    /// say (only Linux does).
+    pub fn available_bytes() -> Option<u64> {
+        field(
+            &std::fs::read_to_string("/proc/meminfo").ok()?,
+            "MemAvailable:",
+        )
+    }
+
     /// Reads the text of `/proc/PID/status`.
     fn parse(status: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kibibytes = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
-            kibibytes.checked_mul(1024)
-        };
         Some(Self {
-            rss_bytes: field("VmRSS:")?,
-            peak_bytes: field("VmHWM:")?,
+            rss_bytes: field(status, "VmRSS:")?,
+            peak_bytes: field(status, "VmHWM:")?,
         })
     }
+}
+
+/// A line such as `VmRSS:  12 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 impl fmt::Display for Memory {
@@ -82,6 +99,7 @@ mod tests {
     fn this_process_has_memory_where_the_system_says() {
         if let Some(memory) = Memory::now() {
             assert!(memory.rss_bytes > 0 && memory.peak_bytes >= memory.rss_bytes);
+            assert!(Memory::available_bytes().is_some_and(|bytes| bytes > 0));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 mod event;
+mod fit;
 mod history;
 mod html;
 mod jsonl;
@@ -102,8 +103,17 @@ impl RunRecord {
         })
     }
 
+    /// Whether the log says what the run is: that of a resumed run does, unless it was lost.
+    pub fn is_described(&self) -> bool {
+        let earlier = self.earlier.iter().flat_map(|(records, _)| records);
+        earlier
+            .into_iter()
+            .any(|record| matches!(record.event, Event::Started(_)))
+    }
+
     /// Goes on with the record of a run that is resumed after `step`: what the log says of later
-    /// steps is cut off, as they will happen again.
+    /// steps is cut off, as they will happen again. What happens at `step` itself and was written
+    /// down before is not written down twice. A log that is gone begins anew.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), and [`Error::RecordLine`](crate::Error::RecordLine) for a
@@ -142,6 +152,9 @@ impl RunRecord {
     /// # Errors
     /// Those of the log and of the observers.
     pub fn event(&mut self, event: Event) -> Result<()> {
+        if self.repeats(&event) {
+            return Ok(());
+        }
         let record = Record {
             time: (self.clock)(),
             event,
@@ -156,16 +169,36 @@ impl RunRecord {
         Ok(())
     }
 
+    /// Whether a resumed run has come again upon what was measured where it stopped.
+    fn repeats(&self, event: &Event) -> bool {
+        let Some((earlier, step)) = &self.earlier else {
+            return false;
+        };
+        let mut there = earlier
+            .iter()
+            .map(|record| &record.event)
+            .filter(|earlier| earlier.step() == *step && event.step() == *step);
+        match event {
+            Event::Eval(now) => {
+                there.any(|before| matches!(before, Event::Eval(e) if e.name == now.name))
+            }
+            Event::Sample(now) => {
+                there.any(|before| matches!(before, Event::Sample(s) if s.prompt == now.prompt))
+            }
+            _ => false,
+        }
+    }
+
     /// Writes an optimizer step down, and a warning if its loss was a spike.
     ///
     /// # Errors
     /// As [`event`](Self::event).
     pub fn step(&mut self, report: &StepReport) -> Result<TrainedStep> {
         let step = TrainedStep {
-            report: *report,
+            report: report.clone(),
             memory: Memory::now(),
         };
-        self.event(Event::Step(step))?;
+        self.event(Event::Step(step.clone()))?;
         if let Some(limit) = report.spike_above {
             let text = format!("the loss {:.4} jumped over {limit:.4}", report.loss);
             self.event(Event::Warning(Note {

@@ -15,6 +15,8 @@ pub struct Summary {
     seconds: f64,
     last: VecDeque<f64>,
     evals: BTreeMap<String, (f64, f64)>,
+    /// What else the last evaluations measured.
+    others: BTreeMap<String, f64>,
     peak_bytes: Option<u64>,
 }
 
@@ -34,7 +36,15 @@ impl Summary {
                 let peak = step.memory.map(|memory| memory.peak_bytes);
                 self.peak_bytes = self.peak_bytes.max(peak);
             }
-            Event::Eval(Evaluation { name, loss, .. }) => {
+            Event::Eval(Evaluation {
+                name,
+                loss,
+                metrics,
+                ..
+            }) => {
+                for (metric, value) in metrics {
+                    self.others.insert(format!("{name}/{metric}"), *value);
+                }
                 let (last, best) = self.evals.entry(name.clone()).or_insert((*loss, *loss));
                 *last = *loss;
                 *best = best.min(*loss);
@@ -45,9 +55,11 @@ impl Summary {
 
     /// The numbers by name: `steps`, `tokens`, `seconds` (of training), `train/loss` (the mean of
     /// the last ten steps), `train/tokens_per_second`, `NAME/loss` and `NAME/best_loss` of the
-    /// evaluations on `NAME`, `memory/peak_bytes`. What was not measured is missing.
+    /// evaluations on `NAME` with what else they measured, `memory/peak_bytes`. What was not
+    /// measured is missing.
     pub fn metrics(&self) -> BTreeMap<String, f64> {
-        let mut metrics = BTreeMap::from([
+        let mut metrics = self.others.clone();
+        metrics.extend([
             ("steps".to_owned(), self.steps as f64),
             ("tokens".to_owned(), self.tokens as f64),
             ("seconds".to_owned(), self.seconds),

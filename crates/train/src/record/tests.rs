@@ -14,6 +14,7 @@ pub(crate) fn step(step: usize, loss: f64) -> TrainedStep {
             supervised_tokens: 512,
             seconds: 0.5,
             spike_above: None,
+            metrics: Default::default(),
         },
         memory: Some(Memory {
             rss_bytes: 1 << 30,
@@ -29,6 +30,7 @@ pub(crate) fn eval(name: &str, step: usize, loss: f64) -> Evaluation {
         loss,
         supervised_tokens: 100,
         seconds: 1.0,
+        metrics: std::collections::BTreeMap::new(),
     }
 }
 
@@ -228,9 +230,14 @@ fn broken_lines_are_named() {
             );
         }
     }
+    // A lost log begins anew.
     let absent = folder.path().join("absent");
-    let error = RunRecord::resume(&absent, 1, Box::new(|| 0.0)).unwrap_err();
-    assert!(error.to_string().contains("absent/record.jsonl"), "{error}");
+    RunRecord::resume(&absent, 1, Box::new(|| 0.0)).unwrap();
+    let begun = read(&absent.join("record.jsonl")).unwrap();
+    assert!(
+        matches!(&begun[..], [one] if matches!(one.event, Event::Resumed(_))),
+        "{begun:?}"
+    );
     let error = RunRecord::create(&path.join("x"), Box::new(|| 0.0)).unwrap_err();
     assert!(error.to_string().contains("record.jsonl"), "{error}");
 }

@@ -139,6 +139,7 @@ fn results(history: &History) -> Vec<Row> {
                 .map_or_else(String::new, |peak| Bytes(peak).to_string()),
             "seconds" => Seconds(value).to_string(),
             name if name.ends_with("loss") => format!("{value:.4}"),
+            _ if value.abs() <= 1.0 && value.fract() != 0.0 => format!("{value:.4}"),
             _ => format!("{value:.0}"),
         };
         let name = match name.as_str() {
@@ -255,6 +256,7 @@ fn plots(history: &History) -> Vec<String> {
     ];
     plots
         .into_iter()
+        .chain(measured(history))
         .enumerate()
         .filter_map(|(id, (title, y_label, series))| {
             Plot {
@@ -266,6 +268,27 @@ fn plots(history: &History) -> Vec<String> {
             .svg()
         })
         .collect()
+}
+
+/// A plot of what evaluations measured beside the loss, if they did.
+fn measured(history: &History) -> Option<(&'static str, &'static str, Vec<Series>)> {
+    let mut names: Vec<&String> = history
+        .evaluations
+        .iter()
+        .flat_map(|eval| eval.metrics.keys())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let series: Vec<Series> = names
+        .into_iter()
+        .zip(["#2f8f4e", "#8a3fa0", "#d1591f", "#7a6a00"])
+        .map(|(name, color)| {
+            let point = |eval: &Evaluation| Some((eval.step as f64, *eval.metrics.get(name)?));
+            let points = history.evaluations.iter().filter_map(point);
+            Series::new(name, color, points.collect())
+        })
+        .collect();
+    (!series.is_empty()).then_some(("Scores", "score", series))
 }
 
 #[cfg(test)]

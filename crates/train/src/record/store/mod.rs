@@ -114,11 +114,17 @@ impl RunStore {
         }
     }
 
-    /// Enters a run; its number.
+    /// Enters a run; its number. An earlier one in the same folder that never said how it ended was
+    /// interrupted.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn start(&self, run: &RunDescription, time: f64) -> Result<i64> {
+        let sql = "update runs set status = ? where folder = ? and status = ?";
+        let (running, ended) = (Status::Running.as_str(), Status::Interrupted.as_str());
+        self.connection
+            .execute(sql, params![ended, run.folder, running])
+            .map_err(self.at())?;
         let sql =
             "insert into runs (name, folder, started, status, model, data_digest, description)
                    values (?, ?, ?, ?, ?, ?, ?)";

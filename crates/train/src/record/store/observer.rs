@@ -56,8 +56,16 @@ impl StoreObserver {
                 add("train/learning_rate", report.step, report.learning_rate);
                 let rate = step.tokens_per_second();
                 add("train/tokens_per_second", report.step, rate);
+                for (name, value) in &report.metrics {
+                    add(&format!("train/{name}"), report.step, *value);
+                }
             }
-            Event::Eval(eval) => add(&format!("{}/loss", eval.name), eval.step, eval.loss),
+            Event::Eval(eval) => {
+                add(&format!("{}/loss", eval.name), eval.step, eval.loss);
+                for (metric, value) in &eval.metrics {
+                    add(&format!("{}/{metric}", eval.name), eval.step, *value);
+                }
+            }
             _ => {}
         }
     }

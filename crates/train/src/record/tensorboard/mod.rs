@@ -17,8 +17,9 @@ pub use frame::crc32c;
 /// | tag | of |
 /// |---|---|
 /// | `train/loss`, `train/grad_norm`, `train/learning_rate`, `train/tokens_per_second` | every step |
+/// | `train/NAME` | what the objective logs beside the loss |
 /// | `memory/rss_bytes` | every step, where it can be read |
-/// | `NAME/loss` | every evaluation on `NAME` |
+/// | `NAME/loss`, and what else was measured | every evaluation on `NAME` |
 ///
 /// A resumed run writes a file of its own, which first tells TensorBoard to forget later steps.
 ///
@@ -94,14 +95,37 @@ impl Observer for EventFile {
                     ("train/learning_rate", report.learning_rate),
                     ("train/tokens_per_second", step.tokens_per_second()),
                 ];
+                let parts: Vec<String> = report
+                    .metrics
+                    .keys()
+                    .map(|name| format!("train/{name}"))
+                    .collect();
+                values.extend(
+                    parts
+                        .iter()
+                        .map(String::as_str)
+                        .zip(report.metrics.values().copied()),
+                );
                 if let Some(memory) = &step.memory {
                     values.push(("memory/rss_bytes", memory.rss_bytes as f64));
                 }
                 self.scalars(record.time, report.step, &values)
             }
             Event::Eval(eval) => {
-                let tag = format!("{}/loss", eval.name);
-                self.scalars(record.time, eval.step, &[(&tag, eval.loss)])
+                let loss = [("loss", eval.loss)].into_iter();
+                let others = eval
+                    .metrics
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), *value));
+                let tagged: Vec<(String, f64)> = loss
+                    .chain(others)
+                    .map(|(name, value)| (format!("{}/{name}", eval.name), value))
+                    .collect();
+                let values: Vec<(&str, f64)> = tagged
+                    .iter()
+                    .map(|(tag, value)| (tag.as_str(), *value))
+                    .collect();
+                self.scalars(record.time, eval.step, &values)
             }
             _ => Ok(()),
         }
