@@ -1,7 +1,9 @@
 //! What can go wrong while sampling and generating.
 
+use std::path::PathBuf;
+
 /// Result of this crate's fallible operations.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the generation engine.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,16 @@ pub enum Error {
         len: usize,
         /// The model's context length.
         max_context: usize,
+    },
+    /// A text that is longer than the encoder reads.
+    #[error("text {request}: {len} tokens are more than the {max_tokens} that the model reads")]
+    EmbeddingTooLong {
+        /// Position of the text in the call.
+        request: usize,
+        /// Its tokens.
+        len: usize,
+        /// The most tokens of a text.
+        max_tokens: usize,
     },
     /// A prompt token that the model does not have.
     #[error(
@@ -89,7 +101,91 @@ pub enum Error {
         /// Position in the list of stop strings.
         index: usize,
     },
+    /// A request for an adapter that nobody has loaded.
+    #[error("there is no adapter {name:?}; loaded are {known:?}")]
+    UnknownAdapter {
+        /// The name asked for.
+        name: String,
+        /// Some of the names there are.
+        known: Vec<String>,
+    },
+    /// An adapter that does not fit beside those in use.
+    #[error(
+        "adapter {name:?} takes {bytes} bytes, but of the {budget} bytes for adapters {in_use} are in use"
+    )]
+    AdapterBudget {
+        /// The adapter.
+        name: String,
+        /// What it takes.
+        bytes: usize,
+        /// The bytes that adapters may take.
+        budget: usize,
+        /// What adapters take that cannot leave now.
+        in_use: usize,
+    },
+    /// The folder of an adapter holds something else than when it was loaded.
+    #[error("adapter {name:?} has changed in {} since it was loaded; load it again", folder.display())]
+    AdapterChanged {
+        /// The adapter.
+        name: String,
+        /// Where it lies.
+        folder: PathBuf,
+    },
+    /// An adapter that had left memory could not be read again.
+    #[error("adapter {name:?} could not be read again: {reason}")]
+    AdapterLost {
+        /// The adapter.
+        name: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Too many requests wait already.
+    #[error("{waiting} requests are waiting, of {limit} at most")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// The time of a request has run out.
+    #[error("the deadline passed after {generated} tokens")]
+    DeadlineExceeded {
+        /// Tokens generated until then.
+        generated: usize,
+    },
+    /// A constraint on the output that cannot be followed.
+    #[error("guided output: {reason}")]
+    Guide {
+        /// What went wrong.
+        reason: String,
+    },
+    /// A draft model with another vocabulary.
+    #[error("the draft model knows {got} tokens where the model knows {expected}")]
+    DraftVocabulary {
+        /// The model's.
+        expected: usize,
+        /// The draft's.
+        got: usize,
+    },
+    /// A step that the model could not make; every request in it fails.
+    #[error("a step of the engine failed: {reason}")]
+    StepFailed {
+        /// What the model reported.
+        reason: String,
+    },
+    /// The engine takes no more requests, or ended while one was running.
+    #[error("the engine has stopped")]
+    EngineStopped,
+    /// The system gave no thread.
+    #[error("cannot start a thread")]
+    Thread {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// What the model reports.
     #[error(transparent)]
     Lm(#[from] flametune_lm::Error),
+    /// What an adapter's folder or name is refused for.
+    #[error(transparent)]
+    Peft(#[from] flametune_peft::Error),
 }

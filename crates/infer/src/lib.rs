@@ -2,9 +2,13 @@
 //!
 //! Layer 3: stands on `flametune-lm`. Token ids in, token ids out.
 //!
+//! - [`Engine`] serves requests as they come, each with an adapter of its own if it wants one.
 //! - [`Generator`] continues a batch of [`Request`]s with a language model and streams [`Event`]s.
 //! - [`Sampler`] chooses the tokens of one request as its [`SamplingParams`] say.
 //! - [`processors`] holds the single steps: temperature, top-k, top-p, penalties, …
+//! - [`Guide`] restricts the tokens that may come, for example to those of a JSON schema.
+//! - [`Scorer`] tells how likely a model finds continuations, one after the other.
+//! - [`Embedder`] turns texts into vectors with an encoder.
 //! - [`StopStrings`] finds stop strings in text that arrives piece by piece.
 //!
 //! # Examples
@@ -20,7 +24,10 @@
 //! # Ok::<(), flametune_infer::Error>(())
 //! ```
 //!
-//! Not here: tokenizers and chat templates, HTTP, clocks, training.
+//! Feature `guided` adds `GuideFactory`: output after JSON schemas, regular expressions, grammars and
+//! lists of choices, through llguidance.
+//!
+//! Not here: tokenizers and chat templates, HTTP, training.
 #![cfg_attr(
     test,
     allow(
@@ -32,20 +39,35 @@
 )]
 
 mod draw;
+mod embedder;
+mod engine;
 mod error;
 mod generate;
+mod guide;
+#[cfg(feature = "guided")]
+mod guided;
 mod history;
 mod logprobs;
 mod params;
 pub mod processors;
 mod sampler;
+mod scorer;
 mod stop_strings;
 
 pub use draw::{argmax, inverse_cdf, uniform};
+pub use embedder::{Embedder, Pooling};
+pub use engine::{
+    AdapterInfo, Engine, EngineEvent, EngineHandle, EngineOptions, EngineStats, GenerateRequest,
+    Pending, Score, ScoreRequest, Speculation, Ticket, Until, Usage,
+};
 pub use error::{Error, Result};
 pub use generate::{Control, Event, FinishReason, Generator, Output, Request};
+pub use guide::{Constraint, Guide};
+#[cfg(feature = "guided")]
+pub use guided::{GuideFactory, TokenText};
 pub use history::History;
 pub use logprobs::TokenLogprobs;
 pub use params::{Cutoffs, SamplingParams, TokenRules};
 pub use sampler::Sampler;
+pub use scorer::Scorer;
 pub use stop_strings::{Scan, StopStrings};

@@ -8,7 +8,15 @@
 )]
 
 mod distribution;
+mod embedding;
+mod engine;
+mod engine_adapters;
+mod engine_soak;
 mod fixture;
 mod golden;
+#[cfg(feature = "guided")]
+mod guided;
 mod model;
 mod properties;
+mod scoring;
+mod speculation;

@@ -10,7 +10,7 @@ use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, TokenBatch};
 use crate::fixture::{Golden, path};
 
 /// Llama, a sliding window, local and global layers, learned positions.
-const MODELS: [&str; 4] = ["llama", "mistral_swa", "gemma3_text", "gpt2"];
+pub(crate) const MODELS: [&str; 4] = ["llama", "mistral_swa", "gemma3_text", "gpt2"];
 
 /// The other models whose greedy tokens are known.
 const MORE_MODELS: [&str; 18] = [
@@ -40,17 +40,17 @@ const EOS: u32 = 2;
 /// Log-probabilities of f32 models: sums over 64 to 272 terms in another order.
 const TOLERANCE: f32 = 1e-4;
 
-fn load(name: &str) -> CausalLm {
+pub(crate) fn load(name: &str) -> CausalLm {
     let checkpoint = Checkpoint::open(path(&format!("models/{name}"))).unwrap();
     CausalLm::load(&checkpoint, &LoadOptions::f32(&Device::flex()), &mut |_| {}).unwrap()
 }
 
-fn golden(name: &str) -> Golden {
+pub(crate) fn golden(name: &str) -> Golden {
     Golden::open(&format!("models/{name}/golden.safetensors"))
 }
 
 /// Requests of different lengths, greedy and drawn, cut from the model's golden inputs.
-fn requests(name: &str) -> Vec<Request> {
+pub(crate) fn requests(name: &str) -> Vec<Request> {
     let rows = golden(name).ids("input_ids");
     let params = |temperature, max_tokens| SamplingParams {
         temperature,
@@ -83,7 +83,7 @@ fn assert_close(got: &[TokenLogprobs], expected: &[TokenLogprobs], what: &str) {
     }
 }
 
-fn assert_same(got: &[Output], expected: &[Output], what: &str) {
+pub(crate) fn assert_same(got: &[Output], expected: &[Output], what: &str) {
     for (got, expected) in got.iter().zip(expected) {
         assert_eq!(got.tokens, expected.tokens, "{what}");
         assert_eq!(got.finish_reason, expected.finish_reason, "{what}");
