@@ -30,45 +30,45 @@ use crate::{model, text};
 pub(crate) struct Generate {
     /// A model folder, a .gguf file, or the name of a fetched model
     #[arg(default_value = model::DEFAULT_MODEL)]
-    model: String,
+    pub(crate) model: String,
 
     /// Text to continue; several make a batch. Without it, standard input is read
     #[arg(long, short, value_name = "TEXT")]
-    prompt: Vec<String>,
+    pub(crate) prompt: Vec<String>,
 
     /// Speak through the chat template: a dialogue, or one answer per --prompt
     #[arg(long, short)]
-    chat: bool,
+    pub(crate) chat: bool,
 
     /// What the system message of a chat says
     #[arg(long, value_name = "TEXT", requires = "chat")]
-    system: Option<String>,
+    pub(crate) system: Option<String>,
 
     /// A built-in chat template or a template file, in place of the model's own
     #[arg(long, value_name = "NAME|FILE", requires = "chat")]
-    template: Option<String>,
+    pub(crate) template: Option<String>,
 
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub(crate) sampling: SamplingArgs,
 
     #[command(flatten)]
-    device: DeviceArgs,
+    pub(crate) device: DeviceArgs,
 
     #[command(flatten)]
-    quantize: QuantizeArgs,
+    pub(crate) quantize: QuantizeArgs,
 
     #[command(flatten)]
-    adapter: AdapterArgs,
+    pub(crate) adapter: AdapterArgs,
 
     /// Leave out the line of figures at the end
     #[arg(long, short)]
-    quiet: bool,
+    pub(crate) quiet: bool,
 }
 
 /// How tokens are chosen and when to stop.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Longest continuation, in tokens
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
@@ -174,7 +174,7 @@ impl Generate {
         let params = self.sampling.params(&tokenizer)?;
         StopStrings::new(&self.sampling.stop)?;
         let mut model = model::load(&checkpoint, &options)?;
-        let pass = self.adapter.load(&mut model)?;
+        let pass = self.adapter.load(&mut model, &checkpoint)?;
         // The mapped file would count as memory in use for as long as it is open.
         drop(checkpoint);
         tokenizer.check_against(model.vocab_size())?;

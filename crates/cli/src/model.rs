@@ -20,6 +20,11 @@ fn cache_folder() -> Option<PathBuf> {
     }
 }
 
+/// The folder of what came from the hub.
+pub(crate) fn hub_folder() -> Option<PathBuf> {
+    Some(cache_folder()?.join("hub"))
+}
+
 /// Finds the folder or file that `name` stands for: a path, or the name of a fetched model.
 pub(crate) fn locate(name: &str) -> Result<PathBuf> {
     let path = Path::new(name);

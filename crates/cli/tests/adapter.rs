@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::{flametune, stderr, stdout};
 
 /// The base of the golden adapters, with a tokenizer.
-fn base() -> TempDir {
+pub(crate) fn base() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "model.safetensors"] {
         let from = fixture_path("peft/base_llama").join(file);
@@ -19,7 +19,7 @@ fn base() -> TempDir {
 }
 
 /// A copy of a golden adapter, to be written to.
-fn golden(name: &str) -> TempDir {
+pub(crate) fn golden(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         let from = fixture_path(format!("peft/{name}")).join(file);
@@ -36,7 +36,7 @@ fn adapter(command: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> assert_c
 }
 
 /// What a model says after a prompt.
-fn says(model: &Path) -> String {
+pub(crate) fn says(model: &Path) -> String {
     let arguments = [
         "--quiet",
         "--prompt",
@@ -91,19 +91,64 @@ fn a_passport_is_written_verified_and_refuses_another_base() {
         text.contains("probes: 1, largest difference 0.00e0"),
         "{text}"
     );
+    assert!(text.contains("passport: data abc"), "{text}");
     let info = stdout(&mut adapter("info", &[&lora.path()]));
     assert!(info.contains("passport: data abc"), "{info}");
+    let generate = |more: &[&str]| {
+        let mut command = flametune();
+        command
+            .arg("generate")
+            .arg(base.path())
+            .args([
+                "--quiet",
+                "--prompt",
+                "Hello",
+                "--max-tokens",
+                "2",
+                "--adapter",
+            ])
+            .arg(lora.path())
+            .args(more);
+        command
+    };
+    let quiet = generate(&[]).assert().success().get_output().clone();
+    assert!(!String::from_utf8_lossy(&quiet.stderr).contains("warning"));
+    let quantized = generate(&["--quantize", "nf4"])
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let warned = String::from_utf8_lossy(&quantized.stderr).into_owned();
+    assert!(
+        warned.contains("warning: quantization: the passport has nothing, here is nf4"),
+        "{warned}"
+    );
     // One bit of the first weight.
     let weights = base.path().join("model.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&weights, bytes).unwrap();
-    let message = stderr(&mut verify(&[]));
-    assert!(
-        message.contains("the adapter belongs to another base"),
-        "{message}"
-    );
+    let merge = |more: &[&str]| {
+        let output = lora.path().join("merged");
+        let mut command = adapter("merge", &[&lora.path(), &output, &"--base", &base.path()]);
+        command.args(more);
+        command
+    };
+    for command in [&mut verify(&[]), &mut generate(&[]), &mut merge(&[])] {
+        let message = stderr(command);
+        assert!(
+            message.contains("the adapter belongs to another base"),
+            "{message}"
+        );
+    }
+    for command in [
+        generate(&["--ignore-passport"]),
+        merge(&["--ignore-passport"]),
+    ] {
+        let mut command = command;
+        command.assert().success();
+    }
 }
 
 #[test]
@@ -193,7 +238,13 @@ fn merging_into_a_quantized_base_measures_and_refuses() {
     assert!(message.contains("the limit is 1.000e-2"), "{message}");
     assert!(!again.exists());
     let text = stdout(&mut requantize("0.5"));
-    assert!(text.contains("largest change by quantization"), "{text}");
+    assert!(text.contains("largest error"), "{text}");
+    assert!(text.contains("mean KL of the logits"), "{text}");
+    let message = stderr(requantize("0.5").args(["--max-kl", "1e-9"]));
+    assert!(
+        message.contains("merging would move the logits"),
+        "{message}"
+    );
     let config = fs::read_to_string(again.join("config.json")).unwrap();
     assert!(config.contains("quantization_config"));
     says(&again);

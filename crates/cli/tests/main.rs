@@ -7,10 +7,16 @@
 )]
 
 mod adapter;
+mod align;
+mod classifier;
+mod evaluation;
+mod export;
 mod generate;
 mod info;
 mod quantize;
 mod real_model;
+mod runs;
+mod serve;
 mod train;
 mod train_errors;
 mod train_resume;

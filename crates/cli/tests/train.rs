@@ -156,7 +156,8 @@ fn a_run_learns_and_its_adapter_can_be_used_and_merged() {
         text.contains("validation loss: ") && text.contains("after step 12"),
         "{text}"
     );
-    assert_eq!(text, fs::read_to_string(run.join("report.md")).unwrap());
+    assert!(text.contains("report.html"), "{text}");
+    assert!(run.join("report.html").is_file());
     assert_eq!(events(&run, "sample").len(), 2);
     assert_eq!(events(&run, "finished")[0]["status"], "finished");
     let checkpoints = fs::read_dir(run.join("checkpoints")).unwrap();
@@ -208,6 +209,28 @@ fn every_way_of_training_learns() {
         println!("{name}");
         learned(&workshop.path("run"));
     }
+}
+
+#[test]
+fn training_data_is_cleaned_as_the_recipe_says() {
+    let workshop = Workshop::new();
+    let data = workshop.path("data.jsonl");
+    let lines = fs::read_to_string(&data).unwrap();
+    let first = lines.lines().next().unwrap();
+    fs::write(&data, format!("{lines}{first}\n{first}\n")).unwrap();
+    let sets = [
+        "data.curation={ exact_duplicates = true }",
+        "data.augmentation={ rate = 0.5, rewordings = [\"task-label\"] }",
+        "data.validation=0.0",
+        "schedule.max_steps=2",
+    ];
+    let run = workshop.train(&sets).assert().success();
+    let said = String::from_utf8_lossy(&run.get_output().stderr).into_owned();
+    assert!(said.contains("2 repeat an earlier one"), "{said}");
+    let output = workshop.output("other");
+    let impossible = "data.augmentation={ rate = 2.0, rewordings = [\"please\"] }";
+    let error = stderr(&mut workshop.train(&[output.as_str(), impossible]));
+    assert!(error.contains("rate"), "{error}");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::train::Workshop;
-use crate::{flametune, stderr};
+use crate::train::{Workshop, events};
+use crate::{flametune, stderr, stdout};
 
 #[test]
 fn a_wrong_key_comes_with_its_line_and_the_nearest_one() {
@@ -140,4 +140,58 @@ fn a_loss_that_is_no_number_names_the_records_and_keeps_what_was_learned() {
     );
     let checkpoints = fs::read_dir(workshop.path("run/checkpoints")).unwrap();
     assert!(checkpoints.count() > 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_leaves_no_half_checkpoint_and_the_run_goes_on_later() {
+    let workshop = Workshop::new();
+    // Files may have 32 KiB, which the averages of a checkpoint exceed; the signal is ignored, so
+    // that writing fails as it does on a full disk.
+    let shell = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let mut command = assert_cmd::Command::new("sh");
+    command
+        .args(["-c", shell, "sh"])
+        .arg(assert_cmd::cargo::cargo_bin("flametune"))
+        .arg("train")
+        .arg(workshop.path("recipe.toml"));
+    let message = stderr(&mut command);
+    assert!(
+        message.contains("checkpoint-4") && message.contains("too large"),
+        "{message}"
+    );
+    assert!(!message.contains("panicked"), "{message}");
+    let checkpoints = workshop.path("run/checkpoints");
+    assert!(!checkpoints.join("checkpoint-4").exists());
+    let mut doctor = flametune();
+    let text = stdout(doctor.arg("doctor").arg(workshop.path("run")));
+    assert!(text.contains("too large"), "{text}");
+
+    workshop.train(&[]).arg("--resume").assert().success();
+    let steps = events(&workshop.path("run"), "step");
+    assert_eq!(steps.len(), 12);
+}
+
+#[test]
+fn an_unknown_template_comes_with_those_there_are() {
+    let workshop = Workshop::new();
+    let message = stderr(&mut workshop.train(&["data.chat_template=chatmll"]));
+    assert!(
+        message.contains("chatmll") && message.contains("chatml") && message.contains("llama-3"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_log_that_was_damaged_is_named_and_one_that_is_gone_begins_anew() {
+    let workshop = Workshop::new();
+    workshop.train(&[]).assert().success();
+    let log = workshop.path("run/record.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replacen("{\"time\"", "{\"tme\"", 2)).unwrap();
+    let message = stderr(workshop.train(&[]).arg("--resume"));
+    assert!(message.contains("record.jsonl, line 1: "), "{message}");
+    fs::remove_file(&log).unwrap();
+    workshop.train(&[]).arg("--resume").assert().success();
+    assert_eq!(events(&workshop.path("run"), "started").len(), 1);
 }

@@ -70,6 +70,12 @@ fn killed_and_unbroken(workshop: &Workshop, result: &str, weights: &str) {
         .map(|step| step["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, (1..=24).collect::<Vec<_>>());
+    let evals = events(&killed, "eval");
+    let evals: Vec<u64> = evals
+        .iter()
+        .map(|eval| eval["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(evals, [0, 6, 12, 18, 24]);
     let result = format!("{result}/{weights}");
     same_files(
         &workshop.path("unbroken"),
@@ -89,11 +95,63 @@ fn a_killed_run_goes_on_as_the_unbroken_one() {
 }
 
 #[test]
+fn a_killed_run_of_an_encoder_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe("[adapter]\npeft_type = \"P_TUNING\"\nnum_virtual_tokens = 4\n");
+    killed_and_unbroken(&workshop, "adapter", "adapter_model.safetensors");
+}
+
+#[test]
+fn a_killed_run_on_a_base_that_loftq_quantized_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe(
+        "[adapter]\nr = 4\nlora_alpha = 8\ntarget_modules = \"all-linear\"\n\
+         init_lora_weights = \"loftq\"\nloftq_config = { loftq_bits = 4, loftq_iter = 2 }\n",
+    );
+    killed_and_unbroken(&workshop, "adapter", "adapter_model.safetensors");
+}
+
+#[test]
 fn a_killed_run_of_the_whole_model_goes_on_as_the_unbroken_one() {
     let workshop = Workshop::new();
     workshop.write_recipe("");
     killed_and_unbroken(&workshop, "model", "model.safetensors");
     assert!(workshop.path("killed/model/tokenizer.json").is_file());
+}
+
+#[test]
+fn a_killed_run_with_paged_states_in_eight_bits_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe("");
+    let recipe = workshop.recipe();
+    let optim = "[optim]
+rule = { type = \"adamw\", eight_bit = true }
+paged_states = true
+";
+    fs::write(
+        workshop.path("recipe.toml"),
+        recipe.replace("[optim]\n", optim),
+    )
+    .unwrap();
+    killed_and_unbroken(&workshop, "model", "model.safetensors");
+}
+
+#[test]
+fn a_killed_run_that_stays_near_its_base_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    let recipe = workshop.recipe();
+    let optim = "[optim]
+loraplus_lr_ratio = 8
+kl_coef = 0.1
+paged_states = true
+recompute = true
+";
+    fs::write(
+        workshop.path("recipe.toml"),
+        recipe.replace("[optim]\n", optim),
+    )
+    .unwrap();
+    killed_and_unbroken(&workshop, "adapter", "adapter_model.safetensors");
 }
 
 #[cfg(unix)]
@@ -140,6 +198,10 @@ fn a_run_that_is_over_has_nothing_left_to_do() {
     let before = fs::read(&result).unwrap();
     stdout(workshop.train(&[]).arg("--resume"));
     assert!(before == fs::read(&result).unwrap());
+    // Nothing is measured or asked twice.
+    let run = workshop.path("run");
+    let of = |kind: &str| events(&run, kind).len();
+    assert_eq!((of("step"), of("eval"), of("sample")), (12, 4, 2));
 }
 
 #[test]

@@ -32,20 +32,7 @@ impl Info {
         writeln!(out, "{:#}", config.to_json())?;
         match passport {
             None => writeln!(out, "passport: none")?,
-            Some(passport) => {
-                writeln!(out, "passport: base {}", passport.facts.base_sha256)?;
-                for (name, value) in [
-                    ("tokenizer", &passport.facts.tokenizer_sha256),
-                    ("chat template", &passport.facts.chat_template_sha256),
-                    ("quantization", &passport.facts.quantization),
-                    ("data", &passport.data_digest),
-                ] {
-                    if let Some(value) = value {
-                        writeln!(out, "passport: {name} {value}")?;
-                    }
-                }
-                writeln!(out, "passport: {} probes", passport.probes.len())?;
-            }
+            Some(passport) => super::passport::print(&mut out, &passport)?,
         }
         if let Some(base) = &self.base {
             let checkpoint = crate::model::open(base)?;

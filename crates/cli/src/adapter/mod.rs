@@ -5,6 +5,7 @@ mod combine;
 mod convert;
 mod info;
 mod merge;
+mod passport;
 mod verify;
 
 use std::path::Path;
@@ -68,7 +69,7 @@ fn load_with_base(checkpoint: &Checkpoint, adapter: &Path) -> Result<CausalLm> {
 }
 
 /// What a passport says of a base.
-fn facts(checkpoint: &Checkpoint, quantization: Option<String>) -> Result<Facts> {
+pub(crate) fn facts(checkpoint: &Checkpoint, quantization: Option<String>) -> Result<Facts> {
     let tokenizer = folder(checkpoint).join("tokenizer.json");
     let tokenizer_sha256 = match std::fs::read(&tokenizer) {
         Ok(bytes) => Some(sha256_hex(&bytes)),

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use flametune_data::Tokenizer;
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint};
-use flametune_peft::{Passport, SlotModule, Slots, adapter_tensors, read_config};
-use flametune_quant::BaseLinear;
+use flametune_peft::{Passport, adapter_tensors, read_config};
 
+use super::passport;
 use crate::text;
 
 /// Check an adapter: tensors finite and of the base's shapes, and its passport.
@@ -64,7 +64,7 @@ impl Verify {
             "tensors: {} of {numbers} numbers, all finite, shapes fit the base",
             tensors.len()
         )?;
-        let facts = super::facts(&checkpoint, quantization(&model))?;
+        let facts = super::facts(&checkpoint, passport::quantization(&model))?;
         if self.write_passport {
             let mut passport = Passport::new(facts);
             passport.data_digest.clone_from(&self.data_digest);
@@ -80,9 +80,8 @@ impl Verify {
             writeln!(io::stderr(), "warning: the adapter has no passport")?;
             return Ok(());
         };
-        for warning in passport.check(&facts)? {
-            writeln!(io::stderr(), "warning: {warning}")?;
-        }
+        passport::print(&mut out, &passport)?;
+        passport::compare(&passport, &facts)?;
         writeln!(out, "passport: the base is the one it was made for")?;
         let pass = AdapterPass::one(super::NAME);
         let mut largest = 0f32;
@@ -118,17 +117,4 @@ impl Verify {
             .map(|prompt| Ok(model.probe(&tokenizer.encode(prompt, true)?, &pass, TOP)?))
             .collect()
     }
-}
-
-/// How the linear layers of a model are quantized: the kind of the first that is.
-fn quantization(model: &CausalLm) -> Option<String> {
-    let mut kind = None;
-    model.clone().visit_slots(&mut |slot| {
-        if let SlotModule::Linear(linear) = slot.module
-            && let BaseLinear::Quant(layer) = linear.base.get()
-        {
-            kind.get_or_insert_with(|| layer.kind().to_string());
-        }
-    });
-    kind
 }

@@ -6,23 +6,33 @@ mod read;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use flametune_data::{OnInvalid, SourceOptions, TrainOn, Truncation};
+use flametune_data::{
+    AugmentationOptions, CurationOptions, OnInvalid, SourceOptions, TrainOn, Truncation,
+};
 use flametune_train::optim::Rule;
-use flametune_train::{EarlyStopping, Schedule, TrainConfig, Warmup};
+use flametune_train::{EarlyStopping, Schedule, SftOptions, TrainConfig, Warmup};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::device::{DeviceName, DtypeName};
 use crate::quantize::KindName;
 
-pub(crate) use read::{peft_config, read};
+pub(crate) use read::{apply, described, parse, peft_config, read};
+
+/// The folder of a run that holds the adapter.
+pub(crate) const ADAPTER: &str = "adapter";
 
 /// The recipes that come with the command, by name.
-pub(crate) const BUNDLED: [(&str, &str); 5] = [
+pub(crate) const BUNDLED: [(&str, &str); 7] = [
     ("lora_sft", include_str!("../../recipes/lora_sft.toml")),
     ("qlora_sft", include_str!("../../recipes/qlora_sft.toml")),
     ("dora_sft", include_str!("../../recipes/dora_sft.toml")),
     ("full_sft", include_str!("../../recipes/full_sft.toml")),
+    (
+        "prompt_tuning",
+        include_str!("../../recipes/prompt_tuning.toml"),
+    ),
+    ("classifier", include_str!("../../recipes/classifier.toml")),
     (
         "domain_chatbot",
         include_str!("../../recipes/domain_chatbot.toml"),
@@ -37,6 +47,9 @@ pub(crate) struct Recipe {
     /// Quantizes the linear layers while they are loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) quant: Option<QuantSection>,
+    /// Tells classes apart in place of predicting tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) classifier: Option<ClassifierSection>,
     /// The keys of `adapter_config.json`; without it every parameter is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) adapter: Option<BTreeMap<String, Value>>,
@@ -72,6 +85,14 @@ pub(crate) struct QuantSection {
     pub(crate) double_quant: bool,
 }
 
+/// What a classifier tells apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClassifierSection {
+    /// The names of the classes, by index; labels of the data are indices or these names.
+    pub(crate) classes: Vec<String>,
+}
+
 /// What is learned from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,6 +121,15 @@ pub(crate) struct DataSection {
     /// A built-in chat template or a template file, in place of the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chat_template: Option<String>,
+    /// What the training data is cleaned of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) curation: Option<CurationOptions>,
+    /// Evaluation sets whose items are left out of the training data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) decontaminate: Vec<SourceOptions>,
+    /// Instructions of the training data that are reworded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) augmentation: Option<AugmentationOptions>,
 }
 
 /// How parameters follow their gradients.
@@ -119,8 +149,12 @@ pub(crate) struct OptimSection {
     pub(crate) loraplus_lr_ratio: f64,
     pub(crate) label_smoothing: f64,
     pub(crate) neftune_noise_alpha: f64,
+    /// The weight of a penalty on leaving the model without its adapter; 0 for none.
+    pub(crate) kl_coef: f64,
     /// Layers are computed again in the backward pass: less memory, more time.
     pub(crate) recompute: bool,
+    /// The optimizer's averages live in a file of the run's folder instead of in memory.
+    pub(crate) paged_states: bool,
 }
 
 /// How long the run is, and how the learning rate changes.
@@ -181,7 +215,7 @@ pub(crate) enum ResultOf {
 
 impl Default for OptimSection {
     fn default() -> Self {
-        let config = TrainConfig::default();
+        let (config, sft) = (TrainConfig::default(), SftOptions::default());
         Self {
             learning_rate: config.learning_rate,
             rule: config.rule,
@@ -190,9 +224,11 @@ impl Default for OptimSection {
             batch_size: 4,
             gradient_accumulation_steps: 1,
             loraplus_lr_ratio: 1.0,
-            label_smoothing: config.label_smoothing,
-            neftune_noise_alpha: config.neftune_noise_alpha,
-            recompute: config.recompute,
+            label_smoothing: sft.label_smoothing,
+            neftune_noise_alpha: sft.neftune_noise_alpha,
+            kl_coef: sft.kl_coef,
+            recompute: sft.recompute,
+            paged_states: false,
         }
     }
 }
@@ -221,13 +257,21 @@ impl Recipe {
             rule: optim.rule,
             weight_decay: optim.weight_decay,
             max_grad_norm: (optim.max_grad_norm != 0.0).then_some(optim.max_grad_norm),
-            label_smoothing: optim.label_smoothing,
-            neftune_noise_alpha: optim.neftune_noise_alpha,
-            recompute: optim.recompute,
+            loss_scaling: None,
             seed: self.run.seed,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    /// How the loss is computed.
+    pub(crate) fn sft_options(&self) -> SftOptions {
+        SftOptions {
+            label_smoothing: self.optim.label_smoothing,
+            neftune_noise_alpha: self.optim.neftune_noise_alpha,
+            kl_coef: self.optim.kl_coef,
+            recompute: self.optim.recompute,
+        }
     }
 
     fn max_steps(&self, steps_per_epoch: usize) -> Result<usize> {
@@ -248,18 +292,63 @@ impl Recipe {
         Ok(steps.max(1))
     }
 
+    /// Whether anything is held back.
+    pub(crate) fn has_validation(&self) -> bool {
+        self.data.validation != 0.0 || !self.data.validation_sources.is_empty()
+    }
+
+    /// What the model is for, as `adapter_config.json` says it.
+    pub(crate) fn task_type(&self) -> &'static str {
+        match self.classifier {
+            Some(_) => "SEQ_CLS",
+            None => "CAUSAL_LM",
+        }
+    }
+
+    fn validate_classifier(&self, classifier: &ClassifierSection) -> Result<()> {
+        if classifier.classes.len() < 2 {
+            bail!(
+                "classifier.classes must name at least 2 classes, got {}",
+                classifier.classes.len()
+            );
+        }
+        if self.adapter.is_none() {
+            bail!("[classifier] needs an [adapter]");
+        }
+        for (set, key) in [
+            (self.data.packing, "data.packing"),
+            (self.optim.recompute, "optim.recompute"),
+            (
+                self.optim.neftune_noise_alpha != 0.0,
+                "optim.neftune_noise_alpha",
+            ),
+            (self.optim.kl_coef != 0.0, "optim.kl_coef"),
+            (!self.run.sample_prompts.is_empty(), "run.sample_prompts"),
+        ] {
+            if set {
+                bail!("{key} is of language models; with [classifier] leave it out");
+            }
+        }
+        Ok(())
+    }
+
     /// Checks what needs neither model nor data.
     pub(crate) fn validate(&self) -> Result<()> {
         self.train_config(1)?;
+        self.sft_options().validate()?;
+        if self.adapter.is_none() && self.optim.kl_coef > 0.0 {
+            bail!("optim.kl_coef needs an [adapter]: without one the base itself is trained");
+        }
         if self.adapter.is_none() && self.quant.is_some() {
             bail!("[quant] needs an [adapter]: quantized weights are not trained themselves");
         }
         if self.data.validation != 0.0 && !self.data.validation_sources.is_empty() {
             bail!("data.validation and data.validation_sources exclude each other");
         }
-        let has_validation =
-            self.data.validation != 0.0 || !self.data.validation_sources.is_empty();
-        if !has_validation
+        if let Some(classifier) = &self.classifier {
+            self.validate_classifier(classifier)?;
+        }
+        if !self.has_validation()
             && (self.run.result == ResultOf::Best || self.run.early_stopping.is_some())
         {
             bail!("run.result = \"best\" and run.early_stopping need data.validation");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use flametune_peft::PeftConfig;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use toml::Table;
 
@@ -13,23 +14,9 @@ use super::nearest::nearest;
 
 /// Reads a recipe; `sets` are overrides `section.key=value`.
 pub(crate) fn read(name: &str, text: &str, sets: &[String]) -> Result<Recipe> {
-    let mut table: Table =
-        toml::from_str(text).map_err(|error| anyhow!(described(name, text, &error)))?;
-    for set in sets {
-        apply(&mut table, set)?;
-    }
-    let recipe = match table.try_into::<Recipe>() {
-        Ok(recipe) => recipe,
-        // Only an error in the text itself has a line.
-        Err(error) => match toml::from_str::<Recipe>(text) {
-            Err(in_text) if in_text.message() == error.message() => {
-                bail!(described(name, text, &in_text))
-            }
-            _ => bail!(described(name, text, &error)),
-        },
-    };
+    let recipe: Recipe = parse(name, text, sets)?;
     if let Some(adapter) = &recipe.adapter {
-        check_adapter(name, text, adapter)?;
+        check_adapter(name, text, adapter, recipe.task_type())?;
     }
     recipe
         .validate()
@@ -37,8 +24,27 @@ pub(crate) fn read(name: &str, text: &str, sets: &[String]) -> Result<Recipe> {
     Ok(recipe)
 }
 
+/// Reads a recipe of any kind, unchecked beyond its keys and their types.
+pub(crate) fn parse<T: DeserializeOwned>(name: &str, text: &str, sets: &[String]) -> Result<T> {
+    let mut table: Table =
+        toml::from_str(text).map_err(|error| anyhow!(described(name, text, &error)))?;
+    for set in sets {
+        apply(&mut table, set)?;
+    }
+    match table.try_into::<T>() {
+        Ok(recipe) => Ok(recipe),
+        // Only an error in the text itself has a line.
+        Err(error) => match toml::from_str::<T>(text) {
+            Err(in_text) if in_text.message() == error.message() => {
+                bail!(described(name, text, &in_text))
+            }
+            _ => bail!(described(name, text, &error)),
+        },
+    }
+}
+
 /// An error with the line it stands on, and the nearest key to an unknown one.
-fn described(name: &str, text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn described(name: &str, text: &str, error: &toml::de::Error) -> String {
     let place = match error.span() {
         Some(span) => format!("{name}:{}", line_at(text, span.start)),
         None => name.to_owned(),
@@ -74,7 +80,7 @@ fn line_at(text: &str, at: usize) -> usize {
 }
 
 /// Sets one key; a value that is no TOML is a text.
-fn apply(table: &mut Table, set: &str) -> Result<()> {
+pub(crate) fn apply(table: &mut Table, set: &str) -> Result<()> {
     let Some((path, value)) = set.split_once('=') else {
         bail!("--set {set}: expected section.key=value");
     };
@@ -115,15 +121,29 @@ fn apply(table: &mut Table, set: &str) -> Result<()> {
 /// The method, where the recipe names none.
 const PEFT_TYPE: &str = "LORA";
 
+/// The task of a classifier, and the module that is its head.
+const CLASSIFIER_TASK: &str = "SEQ_CLS";
+const HEAD: &str = "classifier";
+
 /// The configuration of the adapter section, as `adapter_config.json` has it.
-pub(crate) fn peft_config(adapter: &BTreeMap<String, Value>, name: &str) -> Result<PeftConfig> {
+pub(crate) fn peft_config(
+    adapter: &BTreeMap<String, Value>,
+    task_type: &str,
+    name: &str,
+) -> Result<PeftConfig> {
     let mut fields: Map<String, Value> = adapter.clone().into_iter().collect();
     fields
         .entry("peft_type")
         .or_insert_with(|| PEFT_TYPE.into());
     fields
         .entry("task_type")
-        .or_insert_with(|| "CAUSAL_LM".into());
+        .or_insert_with(|| task_type.into());
+    if task_type == CLASSIFIER_TASK {
+        // A new head is worth nothing until it is trained, and is stored with the adapter.
+        fields
+            .entry("modules_to_save")
+            .or_insert_with(|| vec![HEAD].into());
+    }
     let config = PeftConfig::from_json(Value::Object(fields), Path::new(name))?;
     config.validate()?;
     Ok(config)
@@ -132,7 +152,12 @@ pub(crate) fn peft_config(adapter: &BTreeMap<String, Value>, name: &str) -> Resu
 /// Checks the keys of the adapter section against those that the method writes.
 ///
 /// PEFT's files keep unknown keys, which in a recipe are typing errors.
-fn check_adapter(name: &str, text: &str, adapter: &BTreeMap<String, Value>) -> Result<()> {
+fn check_adapter(
+    name: &str,
+    text: &str,
+    adapter: &BTreeMap<String, Value>,
+    task_type: &str,
+) -> Result<()> {
     let place = |key: &str| match adapter_line(text, key) {
         Some(line) => format!("{name}:{line}"),
         None => name.to_owned(),
@@ -152,7 +177,7 @@ fn check_adapter(name: &str, text: &str, adapter: &BTreeMap<String, Value>) -> R
             bail!("{}: {}", place(key), unknown("key", key, known));
         }
     }
-    peft_config(adapter, name).map_err(|error| anyhow!("{}: {error:#}", place("")))?;
+    peft_config(adapter, task_type, name).map_err(|error| anyhow!("{}: {error:#}", place("")))?;
     Ok(())
 }
 

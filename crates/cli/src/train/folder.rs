@@ -1,11 +1,12 @@
 //! The folder of a run.
 //!
 //! ```text
-//! OUTPUT/run.json         the recipe with all its defaults, and a digest of the data
-//! OUTPUT/record.jsonl     what happened, one event a line
-//! OUTPUT/checkpoints/     what `--resume` goes on from
-//! OUTPUT/adapter/         the result, in PEFT's files (OUTPUT/model/ of full fine-tuning)
-//! OUTPUT/report.md        losses, samples and figures
+//! OUTPUT/run.json                the recipe with all its defaults, and a digest of the data
+//! OUTPUT/record.jsonl            what happened, one event a line
+//! OUTPUT/report.html             the same for people: curves, samples, figures
+//! OUTPUT/events.out.tfevents.*   the same for TensorBoard
+//! OUTPUT/checkpoints/            what `--resume` goes on from
+//! OUTPUT/adapter/                the result, in PEFT's files (OUTPUT/model/ of full fine-tuning)
 //! ```
 
 use std::fs;
@@ -15,9 +16,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use flametune_train::checkpoint;
 use flametune_train::fit::{Checkpoints, FitOptions};
+use flametune_train::record::{LOG, REPORT};
 use serde_json::{Value, json};
 
-use crate::recipe::Recipe;
+use crate::recipe::{ADAPTER, Recipe};
+
+/// How the names of TensorBoard's files begin.
+const EVENTS: &str = "events.out.tfevents.";
 
 /// What `flametune train` does with what is in the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,12 +89,24 @@ impl RunFolder {
             }
             _ => Ok(()),
         };
-        for name in ["checkpoints", "adapter", "model"] {
+        for name in ["checkpoints", ADAPTER, "model"] {
             let path = self.path.join(name);
             gone(fs::remove_dir_all(&path), &path)?;
         }
-        for path in [self.log(), self.report(), self.description()] {
+        for path in [
+            self.path.join(LOG),
+            self.path.join(REPORT),
+            self.description(),
+        ] {
             gone(fs::remove_file(&path), &path)?;
+        }
+        let Ok(entries) = fs::read_dir(&self.path) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(EVENTS) {
+                gone(fs::remove_file(entry.path()), &entry.path())?;
+            }
         }
         Ok(())
     }
@@ -160,7 +177,7 @@ impl RunFolder {
     /// Where the result goes.
     pub(crate) fn result(&self, recipe: &Recipe) -> PathBuf {
         self.path.join(match recipe.adapter {
-            Some(_) => "adapter",
+            Some(_) => ADAPTER,
             None => "model",
         })
     }
@@ -169,12 +186,8 @@ impl RunFolder {
         self.path.join("checkpoints")
     }
 
-    pub(crate) fn log(&self) -> PathBuf {
-        self.path.join("record.jsonl")
-    }
-
-    pub(crate) fn report(&self) -> PathBuf {
-        self.path.join("report.md")
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn description(&self) -> PathBuf {
@@ -203,6 +216,17 @@ fn difference(key: &str, saved: &Value, now: &Value) -> Option<(String, String, 
         false => value.to_string(),
     };
     (saved != now).then(|| (key.to_owned(), shown(saved), shown(now)))
+}
+
+/// The recipe of the run in a folder, with all its defaults.
+pub(crate) fn saved_recipe(run: &Path) -> Result<Recipe> {
+    let folder = RunFolder {
+        path: run.to_owned(),
+        resumed: None,
+    };
+    let mut description = folder.read_description()?;
+    serde_json::from_value(description["recipe"].take())
+        .with_context(|| format!("cannot read {}", folder.description().display()))
 }
 
 /// Copies the model's files of a checkpoint, without the state of the training.

@@ -1,11 +1,13 @@
 //! `flametune train`: from a recipe to a fine-tuned model.
 
-mod folder;
-mod log;
-mod progress;
-mod report;
-mod sampling;
+mod classify;
+pub(crate) mod folder;
+mod lenient;
+mod outcome;
+pub(crate) mod recorder;
+pub(crate) mod sampling;
 pub(crate) mod setup;
+pub(crate) mod terminal;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,19 +15,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
+use burn::module::Module;
+use burn::tensor::DType;
 use clap::Args;
 use flametune_lm::{CausalLm, Checkpoint};
 use flametune_peft::save_adapter;
-use flametune_train::fit::{Ended, FitData, FitHooks, FitReport, Observers, fit};
-use flametune_train::{Best, Trainer, checkpoint};
-
+use flametune_train::fit::{DataDigest, Ended, FitData, FitHooks, FitReport, fit};
+use flametune_train::record::{Event, RunRecord, ZeroTensors};
+use flametune_train::{Best, LossScaling, Sft, Trainer, checkpoint};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use self::folder::{Begin, RunFolder};
-use self::report::RunReport;
+use self::recorder::Facts;
 use self::sampling::Sampling;
 use self::setup::Prepared;
+use self::terminal::{note, print};
 use crate::quantize::{MAX_SHARD_BYTES, copy_companions};
 use crate::recipe::{self, BUNDLED, Recipe, ResultOf};
 use crate::{adapter, model};
@@ -41,7 +46,7 @@ use crate::{adapter, model};
 #[command(verbatim_doc_comment)]
 pub(crate) struct Train {
     /// A recipe (TOML), or the name of one that comes with the command: lora_sft, qlora_sft,
-    /// dora_sft, full_sft, domain_chatbot
+    /// dora_sft, full_sft, prompt_tuning, classifier, domain_chatbot
     recipe: String,
 
     /// Change a key of the recipe, such as optim.learning_rate=1e-4; may be given several times
@@ -86,7 +91,7 @@ impl Train {
         let (name, text) = recipe_text(&self.recipe)?;
         let recipe = recipe::read(&name, &text, &self.set)?;
         if self.show {
-            return report::print(&toml::to_string(&recipe)?);
+            return print(&toml::to_string(&recipe)?);
         }
         let begin = match (self.resume, self.overwrite) {
             (true, _) => Begin::Resume,
@@ -112,62 +117,128 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>> {
 }
 
 fn run(name: &str, recipe: &Recipe, folder: &RunFolder, stop: &AtomicBool) -> Result<()> {
-    let prepared = Prepared::new(name, recipe, folder)?;
-    folder.begin(recipe, &prepared.rows.digest())?;
-    let Prepared {
-        checkpoint,
-        text,
-        rows,
-        sampler,
-        collator,
-        evaluation,
-        model,
-        pass,
-        report: trained,
-    } = prepared;
-    let config = recipe.train_config(sampler.steps_per_epoch())?;
+    if let Some(section) = &recipe.classifier {
+        return classify::run(name, recipe, section, folder, stop);
+    }
+    let mut prepared = Prepared::new(name, recipe, folder)?;
+    let digest = DataDigest::new()
+        .rows(&prepared.rows)
+        .batches(&prepared.evaluation)
+        .finish();
+    folder.begin(recipe, &digest)?;
+    let mut config = recipe.train_config(prepared.sampler.steps_per_epoch())?;
+    // The gradients of f16 activations run out of exponents.
+    config.loss_scaling = (prepared.model.compute_dtype() == DType::F16).then(LossScaling::default);
     let grouping =
         flametune_train::optim::groups(recipe.optim.weight_decay, recipe.optim.loraplus_lr_ratio);
-    let mut trainer = Trainer::new(model, pass, config, grouping)?;
-    let mut sampler = sampler;
-    let mut best = Best::default();
-    let mut summary = RunReport::new(name, recipe, &trained);
-    let mut log = if let Some(at) = folder.resumed() {
-        let state = checkpoint::resume(&mut trainer, at)?;
-        sampler = setup::resume_sampler(&rows, recipe, &state.cursor)?;
-        best = state.best;
-        let earlier = log::earlier(&folder.log(), state.step)?;
-        summary.remember(&earlier);
-        log::Log::go_on(&folder.log(), &earlier)?
-    } else {
-        log::Log::create(&folder.log())?
+    let objective = Sft {
+        pass: prepared.pass.clone(),
+        options: recipe.sft_options(),
     };
-    let mut bar = progress::Bar::new();
-    let sampling = Sampling::new(recipe, &text);
-    let ask = |model: &CausalLm, pass: &_| sampling.ask(model, pass);
-    let save_model = |model: &CausalLm, to: &Path| save(recipe, &checkpoint, model, to);
+    let mut trainer = Trainer::new(prepared.model, objective, config, grouping)?;
+    if recipe.optim.paged_states {
+        trainer.page_states(&folder.checkpoints())?;
+    }
+    let mut best = Best::default();
+    let mut resumed = None;
+    if let Some(at) = folder.resumed() {
+        let state = checkpoint::resume(&mut trainer, at)?;
+        prepared.sampler = setup::resume_sampler(&prepared.rows, recipe, &state.cursor)?;
+        best = state.best;
+        resumed = Some(state.step);
+    }
+    let facts = Facts {
+        architecture: architecture(&prepared.checkpoint),
+        trained: &prepared.report,
+        digest,
+        examples: prepared.rows.examples(),
+        max_steps: config.max_steps,
+    };
+    let description = recorder::describe(name, recipe, folder, facts)?;
+    let mut record = recorder::open(folder, resumed, description)?;
+    let an_epoch = prepared.sampler.steps_per_epoch();
+    note(&format!("{} steps, {an_epoch} an epoch", config.max_steps));
+
+    let checkpoint = &prepared.checkpoint;
+    let sampling = Sampling::new(recipe, &prepared.text);
+    let ask = |model: &CausalLm| sampling.ask(model, &prepared.pass);
+    let save_model = |model: &CausalLm, to: &Path| save(recipe, checkpoint, model, to);
     let mut hooks = FitHooks {
         save_model: &save_model,
         sample: (!recipe.run.sample_prompts.is_empty()).then_some(&ask),
         stop,
-        observer: &mut Observers(vec![&mut log, &mut summary, &mut bar]),
+        observer: &mut record,
     };
     let data = FitData {
-        rows: &rows,
-        sampler,
-        collator,
-        evaluation: &evaluation,
+        rows: &prepared.rows,
+        sampler: prepared.sampler,
+        collator: prepared.collator,
+        evaluation: &prepared.evaluation,
     };
     let options = folder.fit_options(recipe);
-    let fitted = fit(&mut trainer, data, &options, best, &mut hooks)?;
+    let fitted = fit(&mut trainer, data, &options, best, &mut hooks);
+    let fitted = recorder::or_failed(&mut record, trainer.steps(), fitted)?;
     if fitted.ended == Ended::Interrupted {
-        return report::print(&format!(
-            "stopped after step {} of {}; `--resume` goes on from there",
-            fitted.steps, config.max_steps
-        ));
+        return interrupted(fitted.steps, config.max_steps);
     }
-    let result = write_result(recipe, folder, &checkpoint, &trainer, &fitted)?;
-    summary.finish(&fitted, &result, folder)
+    let model = trainer.model();
+    finish(recipe, folder, model, &save_model, &fitted, &mut record)?;
+    if recipe.adapter.is_none() {
+        // The tokenizer is the base's, also where a checkpoint was gone on from.
+        copy_companions(&model::open(&recipe.model.path)?, &folder.result(recipe))?;
+    }
+    Ok(())
+}
+
+/// Says how to go on.
+fn interrupted(steps: usize, max_steps: usize) -> Result<()> {
+    print(&format!(
+        "stopped after step {steps} of {max_steps}; `--resume` goes on from there"
+    ))
+}
+
+/// Writes the result, and says what the run came to.
+fn finish<M: Module>(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    model: &M,
+    save_model: &dyn Fn(&M, &Path) -> flametune_train::Result<()>,
+    fitted: &FitReport,
+    record: &mut RunRecord,
+) -> Result<()> {
+    if recipe.adapter.is_some() {
+        let zeros = ZeroTensors::of(model, fitted.steps);
+        record.event(Event::Zeros(zeros))?;
+    }
+    let result = folder.result(recipe);
+    match best_checkpoint(recipe, folder, fitted)? {
+        None => save_model(model, &result)?,
+        Some(from) => folder::copy_model(&from, &result)?,
+    }
+    print(&outcome::text(folder, &result)?)
+}
+
+/// The checkpoint that is the run's result, unless that is what was trained last.
+fn best_checkpoint(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    fitted: &FitReport,
+) -> Result<Option<PathBuf>> {
+    let is_last = fitted.best.loss.is_none() || fitted.best.step == fitted.steps;
+    if recipe.run.result == ResultOf::Last || is_last {
+        return Ok(None);
+    }
+    let saved = checkpoint::list(&folder.checkpoints())?.into_iter();
+    let best = saved.filter(|(step, _)| *step == fitted.best.step);
+    Ok(best.map(|(_, path)| path).next())
+}
+
+/// The architecture of a model, as its configuration names it.
+fn architecture(checkpoint: &Checkpoint) -> Option<String> {
+    let config = checkpoint.config().raw();
+    let named = config.get("architectures").and_then(|names| names.get(0));
+    let named = named.or_else(|| config.get("model_type"));
+    named.and_then(|name| name.as_str()).map(str::to_owned)
 }
 
 /// Writes the trained parameters: the adapter, or the whole model.
@@ -183,32 +254,4 @@ fn save(
         model.save_pretrained(to, checkpoint.config(), MAX_SHARD_BYTES)?;
     }
     Ok(())
-}
-
-/// Writes what the run is for into its folder.
-fn write_result(
-    recipe: &Recipe,
-    folder: &RunFolder,
-    checkpoint: &Checkpoint,
-    trainer: &Trainer,
-    fitted: &FitReport,
-) -> Result<PathBuf> {
-    let target = folder.result(recipe);
-    let best = match (recipe.run.result, fitted.best.loss) {
-        (ResultOf::Best, Some(_)) if fitted.best.step != fitted.steps => {
-            checkpoint::list(&folder.checkpoints())?
-                .into_iter()
-                .find(|(step, _)| *step == fitted.best.step)
-        }
-        _ => None,
-    };
-    match best {
-        None => save(recipe, checkpoint, trainer.model(), &target)?,
-        Some((_, from)) => folder::copy_model(&from, &target)?,
-    }
-    if recipe.adapter.is_none() {
-        // The tokenizer is the base's, also where a checkpoint was gone on from.
-        copy_companions(&model::open(&recipe.model.path)?, &target)?;
-    }
-    Ok(target)
 }

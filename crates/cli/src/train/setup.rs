@@ -5,17 +5,20 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::tensor::DType;
 use flametune_data::{
-    Batch, BatchSampler, BatchSize, Collator, Dataset, DatasetOptions, EncodeOptions, Encoder,
-    Error as DataError, SamplerCursor, SamplerOptions, Side, SourceOptions, Split, SplitBy,
+    Batch, BatchSampler, BatchSize, Collator, Contamination, ContaminationOptions, CurationOptions,
+    Dataset, DatasetOptions, EncodeOptions, Encoder, Error as DataError, Exclusions, SamplerCursor,
+    SamplerOptions, Side, SourceOptions, Split, SplitBy, Tokenizer, curate,
 };
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions};
-use flametune_peft::{TrainableReport, inject, report, set_trainable};
+use flametune_peft::{
+    PeftConfig, PromptTuningInit, TrainableReport, inject, report, set_trainable,
+};
 use flametune_train::Error;
 use flametune_train::fit::{Packing, TrainingRows};
 
 use super::folder::RunFolder;
-use super::report::{note, warn};
 use super::sampling::TextSide;
+use super::terminal::{note, warn};
 use crate::device::{DeviceArgs, DtypeName};
 use crate::quantize::QuantizeArgs;
 use crate::recipe::{DataSection, Recipe, peft_config};
@@ -25,7 +28,7 @@ use crate::{adapter, model, text};
 const BUCKET_BATCHES: usize = 16;
 
 /// Rows are padded to a multiple of this.
-const MULTIPLE: usize = 8;
+pub(crate) const MULTIPLE: usize = 8;
 
 /// What a run trains, on what.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ impl Prepared {
         let mut model = load(recipe, &checkpoint)?;
         text.tokenizer.check_against(model.vocab_size())?;
         check_length(recipe, &model)?;
-        let pass = adapt(name, recipe, &mut model, folder.resumed())?;
+        let pass = adapt(name, recipe, &text, &mut model, folder.resumed())?;
         let report = report(&model);
         Ok(Self {
             checkpoint,
@@ -129,9 +132,18 @@ pub(crate) fn dataset(recipe: &Recipe, side: Side) -> Result<Dataset> {
     } else {
         &data.sources
     };
-    let mut options = DatasetOptions::new(sources.iter().map(located).collect());
+    let mut sources: Vec<SourceOptions> = sources.iter().map(located).collect();
+    if let Some(classifier) = &recipe.classifier {
+        for source in &mut sources {
+            if source.convert.classes.is_empty() {
+                source.convert.classes.clone_from(&classifier.classes);
+            }
+        }
+    }
+    let mut options = DatasetOptions::new(sources);
     options.seed = recipe.run.seed;
     options.on_invalid = data.on_invalid;
+    options.hub = model::hub_folder().into_iter().collect();
     if data.validation != 0.0 && !own {
         options.split = Some(Split {
             validation: data.validation,
@@ -140,7 +152,51 @@ pub(crate) fn dataset(recipe: &Recipe, side: Side) -> Result<Dataset> {
         });
         options.side = Some(side);
     }
-    Ok(Dataset::open(options)?)
+    if side == Side::Validation {
+        return Ok(Dataset::open(options)?);
+    }
+    options.augmentation.clone_from(&data.augmentation);
+    let exclusions = exclusions(data, &options)?;
+    Ok(Dataset::open_without(options, exclusions)?)
+}
+
+/// What is left out of the training data.
+fn exclusions(data: &DataSection, options: &DatasetOptions) -> Result<Exclusions> {
+    if data.curation.is_none() && data.decontaminate.is_empty() {
+        return Ok(Exclusions::default());
+    }
+    let nothing = CurationOptions {
+        exact_duplicates: false,
+        ..CurationOptions::default()
+    };
+    let mut evaluation = Contamination::new(ContaminationOptions::default())?;
+    if !data.decontaminate.is_empty() {
+        let mut sets = DatasetOptions::new(data.decontaminate.iter().map(located).collect());
+        sets.hub.clone_from(&options.hub);
+        let context = "cannot read data.decontaminate";
+        evaluation
+            .add_all(Dataset::open(sets).context(context)?)
+            .context(context)?;
+    }
+    let curation = data.curation.as_ref().unwrap_or(&nothing);
+    let found = curate(options, curation, Some(&evaluation))?;
+    for (count, what) in [
+        (found.low_quality, "are below the quality asked for"),
+        (found.contaminated, "overlap with an evaluation item"),
+        (found.exact_duplicates, "repeat an earlier one"),
+        (found.near_duplicates, "nearly repeat an earlier one"),
+    ] {
+        if count > 0 {
+            note(&format!(
+                "left out of {} records: {count} {what}",
+                found.examples
+            ));
+        }
+    }
+    if let Some(finding) = found.findings.first() {
+        note(&format!("the first: {finding}"));
+    }
+    Ok(found.exclusions)
 }
 
 /// A source with the files of fetched data sets in place of their names.
@@ -162,7 +218,8 @@ fn packing(data: &DataSection) -> Packing {
     }
 }
 
-fn training_rows(recipe: &Recipe, encoder: &Encoder) -> Result<TrainingRows> {
+/// The rows of a recipe's training data.
+pub(crate) fn training_rows(recipe: &Recipe, encoder: &Encoder) -> Result<TrainingRows> {
     let mut dataset = dataset(recipe, Side::Train).context("cannot read the training data")?;
     let rows = TrainingRows::encode(&mut dataset, encoder, packing(&recipe.data))
         .context("cannot read the training data")?;
@@ -189,7 +246,7 @@ fn training_rows(recipe: &Recipe, encoder: &Encoder) -> Result<TrainingRows> {
 
 fn validation(recipe: &Recipe, encoder: &Encoder) -> Result<Option<TrainingRows>> {
     let data = &recipe.data;
-    if data.validation == 0.0 && data.validation_sources.is_empty() {
+    if !recipe.has_validation() {
         return Ok(None);
     }
     let context = "cannot read the validation data";
@@ -204,7 +261,7 @@ fn validation(recipe: &Recipe, encoder: &Encoder) -> Result<Option<TrainingRows>
     Ok(Some(rows))
 }
 
-fn sampler_options(recipe: &Recipe) -> SamplerOptions {
+pub(super) fn sampler_options(recipe: &Recipe) -> SamplerOptions {
     let (data, optim) = (&recipe.data, &recipe.optim);
     let bucket = if data.packing { 1 } else { BUCKET_BATCHES };
     SamplerOptions {
@@ -225,7 +282,8 @@ pub(crate) fn resume_sampler(
     Ok(BatchSampler::resume(&rows.lengths(), options, cursor)?)
 }
 
-fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<CausalLm> {
+/// How the model of a recipe is loaded.
+pub(crate) fn load_options(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<LoadOptions> {
     let device = DeviceArgs {
         device: recipe.model.device,
         dtype: recipe.model.dtype,
@@ -243,12 +301,18 @@ fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<CausalLm> {
         options = quantize.apply(options)?;
     }
     options.device = options.device.autodiff();
-    let model = model::load(checkpoint, &options)?;
+    Ok(options)
+}
+
+/// Loads the model of a recipe.
+pub(crate) fn load(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<CausalLm> {
+    let model = model::load(checkpoint, &load_options(recipe, checkpoint)?)?;
     model.check_predicts_tokens()?;
     Ok(model)
 }
 
-fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
+/// Checks that rows fit into the model's context.
+pub(crate) fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
     let (length, limit) = (recipe.data.max_length, model.max_position_embeddings());
     if length > limit {
         bail!("data.max_length is {length}, and the model's context {limit} tokens");
@@ -257,9 +321,10 @@ fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
 }
 
 /// Puts the adapter in place, new or from a checkpoint.
-fn adapt(
+pub(crate) fn adapt(
     name: &str,
     recipe: &Recipe,
+    text: &TextSide,
     model: &mut CausalLm,
     resumed: Option<&Path>,
 ) -> Result<AdapterPass> {
@@ -271,7 +336,8 @@ fn adapt(
         set_trainable(model, &[adapter::NAME])?;
         return Ok(pass);
     }
-    let mut config = peft_config(section, name)?;
+    let mut config = peft_config(section, recipe.task_type(), name)?;
+    begin_at_text(&mut config, recipe, &text.tokenizer)?;
     let common = config.common_mut();
     common.inference_mode = false;
     common
@@ -279,4 +345,19 @@ fn adapt(
         .get_or_insert_with(|| recipe.model.path.clone());
     inject(model, adapter::NAME, &config, recipe.run.seed)?;
     Ok(AdapterPass::one(adapter::NAME))
+}
+
+/// Gives virtual tokens that begin at a text the ids of that text.
+fn begin_at_text(config: &mut PeftConfig, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<()> {
+    if let PeftConfig::PromptTuning(config) = config
+        && let (PromptTuningInit::Text, Some(text)) =
+            (config.prompt_tuning_init, &config.prompt_tuning_init_text)
+    {
+        config.init_token_ids = Some(tokenizer.encode(text, false)?);
+        // PEFT wants to know, though the vectors are stored.
+        config
+            .tokenizer_name_or_path
+            .get_or_insert_with(|| recipe.model.path.clone());
+    }
+    Ok(())
 }

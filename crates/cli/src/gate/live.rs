@@ -1,0 +1,59 @@
+//! What is live, as the gate wrote it down.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::eval::replace;
+
+/// What was published where.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Live {
+    adapters: Vec<LiveAdapter>,
+}
+
+/// One published adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct LiveAdapter {
+    server: String,
+    name: String,
+    /// Its folder here.
+    pub(super) folder: PathBuf,
+    /// Its folder as the server knows it.
+    pub(super) server_path: String,
+}
+
+impl Live {
+    /// Reads the file; nothing is live when there is none.
+    pub(super) fn read(file: &Path) -> Result<Self> {
+        match fs::read_to_string(file) {
+            Ok(text) => serde_json::from_str(&text)
+                .with_context(|| format!("{} does not say what is live", file.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    pub(super) fn adapter(&self, server: &str, name: &str) -> Option<&LiveAdapter> {
+        self.adapters
+            .iter()
+            .find(|adapter| adapter.server == server && adapter.name == name)
+    }
+
+    pub(super) fn set(&mut self, server: &str, name: &str, folder: PathBuf, server_path: String) {
+        self.adapters
+            .retain(|adapter| adapter.server != server || adapter.name != name);
+        self.adapters.push(LiveAdapter {
+            server: server.to_owned(),
+            name: name.to_owned(),
+            folder,
+            server_path,
+        });
+    }
+
+    pub(super) fn write(&self, file: &Path) -> Result<()> {
+        replace(file, &serde_json::to_string_pretty(self)?)
+    }
+}
