@@ -7,13 +7,18 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::machine::peak_bytes;
-use crate::protocol::{Finished, Job, Number, Operated, Operation, Reply, Request};
+use crate::protocol::{
+    Finished, Job, Number, Operated, Operation, Reply, Request, Rows, Stepped, Training,
+};
 
 /// The flag under which every binary of this package is the worker instead of the referee.
 pub(crate) const WORKER_FLAG: &str = "--worker";
 
 /// Generation by Hugging Face transformers on torch.
 const TRANSFORMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_infer.py");
+
+/// Training by transformers, peft and bitsandbytes on torch.
+const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_train.py");
 
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
@@ -43,8 +48,20 @@ impl Contender {
     /// # Errors
     /// When the process cannot be started.
     pub fn transformers(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, TRANSFORMERS, threads)
+    }
+
+    /// Starts the script that trains with transformers, peft and bitsandbytes.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn peft(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, PEFT, threads)
+    }
+
+    fn script(python: &Path, script: &str, threads: usize) -> Result<Self> {
         let mut command = Command::new(python);
-        command.arg(TRANSFORMERS);
+        command.arg(script);
         // Nothing is looked up elsewhere, and nothing but the product computes.
         command.env("HF_HUB_OFFLINE", "1");
         command.env("TOKENIZERS_PARALLELISM", "false");
@@ -103,6 +120,40 @@ impl Contender {
         match self.ask(&request)? {
             Reply::Loaded => Ok(()),
             other => bail!("loading {}: {other:?}", model.display()),
+        }
+    }
+
+    /// Asks for a model to be made ready for training.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn train(&mut self, training: &Training) -> Result<()> {
+        match self.ask(&Request::Train(training.clone()))? {
+            Reply::Loaded => Ok(()),
+            other => bail!("preparing {:?} to train: {other:?}", training.method),
+        }
+    }
+
+    /// Asks for an optimizer step.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn step(&mut self, rows: &Rows) -> Result<Stepped> {
+        match self.ask(&Request::Step(rows.clone()))? {
+            Reply::Stepped(stepped) => Ok(stepped),
+            other => bail!("taking a step: {other:?}"),
+        }
+    }
+
+    /// Asks for a new adapter to be written.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn adapter(&mut self, model: &Path, folder: &Path) -> Result<()> {
+        let (model, folder) = (model.to_owned(), folder.to_owned());
+        match self.ask(&Request::Adapter { model, folder })? {
+            Reply::Saved => Ok(()),
+            other => bail!("making an adapter: {other:?}"),
         }
     }
 

@@ -25,6 +25,7 @@
     )
 )]
 
+mod burn_model;
 mod cases;
 mod contender;
 mod machine;
@@ -35,6 +36,8 @@ mod protocol;
 mod race;
 mod record;
 mod sample;
+mod train;
+mod training;
 mod worker;
 
 pub use cases::{Case, SPEED_CASES, memory_job, text_ids};
@@ -42,8 +45,12 @@ pub use contender::Contender;
 pub use machine::{CpuTimes, commit, description};
 pub use operations::{OPERATION_CASES, OperationCase, Opponent};
 pub use options::Options;
-pub use protocol::{Finished, Job, Number, Operated, Operation, OperationKind, Reply, Request};
+pub use protocol::{
+    Finished, Job, Method, Number, Operated, Operation, OperationKind, Reply, Request, Rows,
+    Stepped, Training,
+};
 pub use race::{Lap, Race, Side, agreement, check};
 pub use record::{Peer, Record};
 pub use sample::Sample;
+pub use training::{Measure, Rival, TRAINING_CASES, TrainingCase, check_losses};
 pub use worker::serve;

@@ -19,7 +19,8 @@ const MODEL: &str = "assets/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.ggu
 /// Measures generation with SmolLM2-135M, one JSON line a case on standard output.
 #[derive(Debug, Parser)]
 pub struct Options {
-    /// Only cases whose name and number format, as in `decode_b8 f32`, contain this
+    /// Only cases whose name and number format, as in `decode_b8 f32`, contain this; `=decode_b8`
+    /// is that name alone
     #[arg(default_value = "")]
     pub filter: String,
     /// Race transformers, run by this Python interpreter
@@ -112,7 +113,10 @@ impl Options {
     pub fn selected(&self, case: &str) -> Vec<Number> {
         NUMBERS
             .into_iter()
-            .filter(|dtype| format!("{case} {dtype}").contains(&self.filter))
+            .filter(|dtype| match self.filter.strip_prefix('=') {
+                Some(name) => name == case,
+                None => format!("{case} {dtype}").contains(&self.filter),
+            })
             .collect()
     }
 }
@@ -140,6 +144,8 @@ mod tests {
         assert_eq!(selected("decode", "decode_b8"), NUMBERS);
         assert_eq!(selected("b8 f32", "decode_b8"), [Number::F32]);
         assert_eq!(selected("prefill", "decode_b8"), []);
+        assert_eq!(selected("=qlora_step", "burn_qlora_step"), []);
+        assert_eq!(selected("=qlora_step", "qlora_step"), NUMBERS);
         assert!(Options::try_parse_from(["bench", "--runs", "0"]).is_err());
     }
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The number format of the weights.
+/// The number format of weights and products.
 ///
-/// We keep activations in f32 either way; the peer computes in the weights' own format.
+/// We keep activations in f32 either way and round them as they enter a product; the peer computes
+/// in the weights' own format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Number {
@@ -45,11 +46,69 @@ pub enum Request {
     Generate(Job),
     /// Do one operation again and again.
     Operate(Operation),
+    /// Load a model and make it ready for training.
+    Train(Training),
+    /// Take one optimizer step on these rows of token ids, all of which but the first are targets.
+    Step(Rows),
+    /// Write a new LoRA adapter for a model into a folder of PEFT's files; the peer is never asked.
+    Adapter {
+        /// The model.
+        model: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Write the loaded model into a Hugging Face folder; the peer is never asked.
     Save {
         /// The folder.
         folder: PathBuf,
     },
+}
+
+/// What is trained, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Training {
+    /// A `.gguf` file or a Hugging Face folder.
+    pub model: PathBuf,
+    /// In which products multiply: frozen weights are stored so.
+    pub dtype: Number,
+    /// What changes.
+    pub method: Method,
+    /// The adapter at its start, for methods that have one: a folder of PEFT's files.
+    pub adapter: Option<PathBuf>,
+    /// Whether activations of layers are computed again in the backward pass.
+    pub recompute: bool,
+    /// How many threads to use from here on.
+    pub threads: usize,
+}
+
+/// A way to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// LoRA of rank 16 on all linear layers of a dense base.
+    Lora,
+    /// The same on an NF4 base, blocks of 64 without double quantization.
+    Qlora,
+    /// Every parameter.
+    Full,
+    /// Burn's own `apply_qlora` with 4-bit blocks of 32; only ours.
+    BurnQlora,
+}
+
+/// Rows of token ids, `[batch, seq]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    /// The ids.
+    pub rows: Vec<Vec<u32>>,
+}
+
+/// An optimizer step that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stepped {
+    /// Seconds from rows to new parameters.
+    pub seconds: f64,
+    /// The mean loss before the update.
+    pub loss: f64,
 }
 
 /// One operation on numbers that both sides make by the same formula.
@@ -135,13 +194,15 @@ pub struct Job {
 pub enum Reply {
     /// To [`Request::Hello`]: names and versions.
     Hello(String),
-    /// To [`Request::Load`].
+    /// To [`Request::Load`] and [`Request::Train`].
     Loaded,
+    /// To [`Request::Step`].
+    Stepped(Stepped),
     /// To [`Request::Operate`].
     Operated(Operated),
     /// To [`Request::Generate`].
     Finished(Finished),
-    /// To [`Request::Save`].
+    /// To [`Request::Save`] and [`Request::Adapter`].
     Saved,
     /// To anything that did not work.
     Failed(String),

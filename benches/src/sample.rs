@@ -31,6 +31,11 @@ impl Sample {
         self.0[self.0.len() - 1]
     }
 
+    /// Every measurement times a factor.
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self(self.0.iter().map(|value| value * factor).collect())
+    }
+
     /// How many there are.
     pub fn runs(&self) -> usize {
         self.0.len()
@@ -47,6 +52,7 @@ mod tests {
         assert_eq!((odd.min(), odd.median(), odd.max()), (1.0, 3.0, 5.0));
         let even = Sample::new(vec![4.0, 1.0, 2.0, 9.0]).unwrap();
         assert_eq!((even.median(), even.runs()), (3.0, 4));
+        assert_eq!(even.scaled(2.0).median(), 6.0);
         assert_eq!(Sample::new(vec![]), None);
     }
 }

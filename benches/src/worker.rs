@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor};
-use flametune_kernels::in_pool;
+use flametune_kernels::{Precision, in_pool};
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
 
 use crate::operate::Prepared;
 use crate::protocol::{Finished, Job, Number, Reply, Request};
+use crate::train::{Training, write_adapter};
 
 /// Shards of a saved model are never split: the peer then maps one file.
 const ONE_SHARD: usize = usize::MAX;
@@ -22,15 +23,23 @@ const ONE_SHARD: usize = usize::MAX;
 /// carried out is a [`Reply::Failed`].
 pub fn serve(device: &Device, requests: impl BufRead, mut replies: impl Write) -> Result<()> {
     flametune_kernels::keep_freed_memory();
-    let (mut loaded, mut prepared) = (None, None);
+    let mut state = State::default();
     for line in requests.lines() {
         let request = serde_json::from_str(&line?).context("reading a request")?;
-        let reply = carry_out(request, device, &mut loaded, &mut prepared)
+        let reply = carry_out(request, device, &mut state)
             .unwrap_or_else(|error| Reply::Failed(format!("{error:#}")));
         writeln!(replies, "{}", serde_json::to_string(&reply)?)?;
         replies.flush()?;
     }
     Ok(())
+}
+
+/// What requests leave behind for later ones.
+#[derive(Default)]
+struct State {
+    loaded: Option<Loaded>,
+    prepared: Option<Prepared>,
+    training: Option<Training>,
 }
 
 struct Loaded {
@@ -41,8 +50,11 @@ struct Loaded {
 fn carry_out(
     request: Request,
     device: &Device,
-    loaded: &mut Option<Loaded>,
-    prepared: &mut Option<Prepared>,
+    State {
+        loaded,
+        prepared,
+        training,
+    }: &mut State,
 ) -> Result<Reply> {
     let model = || "no model is loaded";
     match request {
@@ -67,6 +79,18 @@ fn carry_out(
             let operation = Prepared::new(operation, device, prepared.take())?;
             Ok(Reply::Operated(prepared.insert(operation).measure()?))
         }),
+        Request::Train(wanted) => {
+            *training = Some(in_pool(|| Training::new(&wanted))?);
+            Ok(Reply::Loaded)
+        }
+        Request::Step(rows) => {
+            let training = training.as_mut().context("nothing is in training")?;
+            Ok(Reply::Stepped(in_pool(|| training.step(&rows))?))
+        }
+        Request::Adapter { model, folder } => {
+            write_adapter(&model, &folder)?;
+            Ok(Reply::Saved)
+        }
         Request::Save { folder } => {
             let loaded = loaded.as_ref().with_context(model)?;
             let config = loaded.checkpoint.config();
@@ -78,11 +102,11 @@ fn carry_out(
 
 fn load(path: &Path, dtype: Number) -> Result<Loaded> {
     let checkpoint = Checkpoint::open(path)?;
-    let weight_dtype = match dtype {
-        Number::F32 => DType::F32,
-        Number::Bf16 => DType::BF16,
+    let (weights, precision) = match dtype {
+        Number::F32 => (DType::F32, Precision::Full),
+        Number::Bf16 => (DType::BF16, Precision::Bf16),
     };
-    let options = LoadOptions::new(&Device::flex(), weight_dtype, DType::F32);
+    let options = LoadOptions::new(&Device::flex(), weights, DType::F32).with_precision(precision);
     let model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
     Ok(Loaded { checkpoint, model })
 }

@@ -1,0 +1,150 @@
+//! Our side of the training races.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Device};
+use flametune_data::{Batch, IGNORE_INDEX};
+use flametune_kernels::Precision;
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, QuantizeOptions};
+use flametune_peft::{
+    LoraConfig, TargetModules, inject, load_adapter, save_adapter, set_trainable,
+};
+use flametune_quant::QuantConfig;
+use flametune_train::optim::ParamGroup;
+use flametune_train::{Schedule, Sft, SftOptions, TrainConfig, Trainer, Warmup};
+
+use crate::burn_model::BurnTraining;
+use crate::protocol::{self, Method, Number, Rows, Stepped};
+
+/// What the adapter is called in the model.
+const NAME: &str = "default";
+
+/// The learning rate of adapters: low, for the peer's are in bf16, and lag behind at higher ones.
+const ADAPTER_RATE: f64 = 5e-6;
+
+/// That of whole models: so low that parameters in bf16, as the peer has them, hardly lag behind.
+const FULL_RATE: f64 = 1e-6;
+
+/// A model in training.
+pub(crate) enum Training {
+    Ours(Box<Trainer>),
+    Burn(Box<BurnTraining>),
+}
+
+impl Training {
+    /// Loads the model, and the adapter where there is one.
+    pub(crate) fn new(wanted: &protocol::Training) -> Result<Self> {
+        let rate = match wanted.method {
+            Method::Full => FULL_RATE,
+            _ => ADAPTER_RATE,
+        };
+        if wanted.method == Method::BurnQlora {
+            let training = BurnTraining::new(&wanted.model, rate)?;
+            return Ok(Self::Burn(Box::new(training)));
+        }
+        let (model, pass) = load(wanted)?;
+        let config = TrainConfig {
+            learning_rate: rate,
+            schedule: Schedule::Constant,
+            warmup: Warmup::Steps(0),
+            ..TrainConfig::default()
+        };
+        let even = |_: &str| ParamGroup {
+            lr_ratio: 1.0,
+            weight_decay: 0.0,
+        };
+        let options = SftOptions {
+            recompute: wanted.recompute,
+            ..SftOptions::default()
+        };
+        let trainer = Trainer::new(model, Sft { pass, options }, config, Box::new(even))?;
+        Ok(Self::Ours(Box::new(trainer)))
+    }
+
+    /// Takes one optimizer step.
+    pub(crate) fn step(&mut self, rows: &Rows) -> Result<Stepped> {
+        let begin = Instant::now();
+        let loss = match self {
+            Self::Ours(trainer) => trainer.train_step(&[batch(rows)])?.loss,
+            Self::Burn(training) => training.step(rows)?,
+        };
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok(Stepped { seconds, loss })
+    }
+}
+
+fn load(wanted: &protocol::Training) -> Result<(CausalLm, AdapterPass)> {
+    let checkpoint = Checkpoint::open(&wanted.model)?;
+    let (mut weights, precision) = match wanted.dtype {
+        Number::F32 => (DType::F32, Precision::Full),
+        Number::Bf16 => (DType::BF16, Precision::Bf16),
+    };
+    if wanted.method == Method::Full {
+        // Updates are far smaller than the steps between 16-bit numbers.
+        weights = DType::F32;
+    }
+    let device = Device::flex().autodiff();
+    let mut options = LoadOptions::new(&device, weights, DType::F32).with_precision(precision);
+    if wanted.method == Method::Qlora {
+        options = options.with_quantize(QuantizeOptions::new(QuantConfig {
+            double_quant: false,
+            ..QuantConfig::default()
+        }));
+    }
+    let mut model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
+    let Some(folder) = &wanted.adapter else {
+        return Ok((model, AdapterPass::default()));
+    };
+    load_adapter(&mut model, NAME, folder)?;
+    set_trainable(&mut model, &[NAME])?;
+    Ok((model, AdapterPass::one(NAME)))
+}
+
+/// Writes a new LoRA adapter of rank 16 on all linear layers, as PEFT's files.
+pub(crate) fn write_adapter(model: &Path, folder: &Path) -> Result<()> {
+    let options = LoadOptions::new(&Device::flex(), DType::BF16, DType::F32);
+    let mut model = CausalLm::load(&Checkpoint::open(model)?, &options, &mut |_| {})?;
+    let config = LoraConfig {
+        r: 16,
+        lora_alpha: 32.0,
+        target_modules: Some(TargetModules::list([
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ])),
+        ..LoraConfig::default()
+    };
+    inject(&mut model, NAME, &config.into(), 7)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(save_adapter(&model, NAME, folder)?)
+}
+
+/// Rows of whole sequences, as one batch.
+fn batch(Rows { rows }: &Rows) -> Batch {
+    let seq = rows.first().map_or(0, Vec::len);
+    let labels = rows.iter().flat_map(|row| {
+        let targets = row.iter().skip(1).map(|&id| i64::from(id));
+        std::iter::once(IGNORE_INDEX).chain(targets)
+    });
+    let positions = 0..u32::try_from(seq).unwrap_or(u32::MAX);
+    let num_supervised_tokens = rows.len() * seq.saturating_sub(1);
+    Batch {
+        input_ids: rows.concat(),
+        labels: labels.collect(),
+        position_ids: rows.iter().flat_map(|_| positions.clone()).collect(),
+        segment_ids: None,
+        lengths: vec![seq; rows.len()],
+        batch: rows.len(),
+        seq,
+        num_supervised_tokens,
+    }
+}
