@@ -14,7 +14,7 @@ use self::results::Results;
 use crate::{console, workspace};
 
 /// Binaries of the package `flametune-benches`, in the order they run.
-const BINARIES: &[&str] = &["throughput", "operations", "memory"];
+const BINARIES: &[&str] = &["throughput", "training", "operations", "memory"];
 
 /// Those of them that run on a GPU.
 const GPU_BINARIES: &[&str] = &["operations"];
@@ -28,9 +28,13 @@ const PAGE: &str = "docs/BENCHMARKS.md";
 /// What to measure, beside whom, and what becomes of the results.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only cases whose name and number format, as in `decode_b8 f32`, contain this
+    /// Only cases whose name and number format, as in `decode_b8 f32`, contain this; `=decode_b8`
+    /// is that name alone
     #[arg(default_value = "")]
     filter: String,
+    /// Runs that count for each case and contender
+    #[arg(long)]
+    runs: Option<usize>,
     /// Measure single operations on this device; `cuda` needs LLVM to build, see
     /// docs/ARCHITECTURE.md
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
@@ -67,6 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         BINARIES
     };
+    if let Some(runs) = args.runs {
+        arguments.extend(["--runs".into(), runs.to_string().into()]);
+    }
     arguments.extend(["--device".into(), OsString::from(&args.device)]);
     for binary in binaries {
         console::heading(binary);

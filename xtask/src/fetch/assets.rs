@@ -155,6 +155,25 @@ pub(crate) const ASSETS: &[Asset] = &[
         ],
     },
     Asset {
+        name: "sarcasm-headlines",
+        about: "28614 news headlines, sarcastic or not: a set to train classifiers on",
+        licence: "MIT",
+        archive: Archive {
+            kind: Kind::Sdist,
+            package: "evals",
+            version: "3.0.1.post1",
+            file: "evals-3.0.1.post1.tar.gz",
+            bytes: 44_186_145,
+            sha256: "0ffd9bed75c273a4a9f0b10ccf11a5e1e1c63c89926f12958375551429a4dc21",
+        },
+        members: &[Member {
+            path: &["evals-3.0.1.post1/evals/registry/data/sarcasm/samples.jsonl"],
+            file: "sarcasm.jsonl",
+            bytes: 6_906_270,
+            sha256: "4cb34ff4d2718da62368440ffe8dece7ece39a46b0fe4d172fdd8a76bc420f46",
+        }],
+    },
+    Asset {
         name: "llamafactory-demo-data",
         about: "instructions, preferences and texts: demo cuts of 91 to 999 samples",
         licence: "Apache-2.0",

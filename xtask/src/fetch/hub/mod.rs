@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub: list a repository at one commit, then get its files.
+//! Models and data sets of the Hugging Face hub: list a repository at one commit, then get its files.
 //!
 //! Interrupted downloads go on where they ended, in this run or in the next.
 
@@ -28,32 +28,69 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// The kinds of files that make a model.
 const WANTED: &[&str] = &[".safetensors", ".json", ".jinja", ".model"];
 
-/// Downloads `OWNER/NAME[@REVISION]` into `<cache>/hub/OWNER--NAME/`.
-pub(super) fn fetch(model: &str, cache: &Path) -> Result<()> {
+/// The kinds of files that make a data set, plain or compressed.
+const DATA: &[&str] = &[
+    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt",
+];
+
+/// Downloads the model `OWNER/NAME[@REVISION]` into `<cache>/hub/OWNER--NAME/`, or the data set
+/// `datasets/OWNER/NAME[@REVISION]` into `<cache>/hub/datasets--OWNER--NAME/`.
+pub(super) fn fetch(repository: &str, cache: &Path) -> Result<()> {
     let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
     let hub = Hub::new(&endpoint, set("HF_TOKEN"), Duration::from_secs(1));
-    let folder = cache.join("hub").join(Model::parse(model)?.folder());
+    let parsed = Repository::parse(repository)?;
+    let folder = cache.join("hub").join(parsed.folder());
     let count = hub
-        .fetch(&Model::parse(model)?, &folder)
-        .with_context(|| format!("fetching {model} from {endpoint}"))?;
-    console::note(&format!("{model}: {count} files in {}", folder.display()));
+        .fetch(&parsed, &folder)
+        .with_context(|| format!("fetching {repository} from {endpoint}"))?;
+    console::note(&format!(
+        "{repository}: {count} files in {}",
+        folder.display()
+    ));
     Ok(())
 }
 
-/// A model's name and revision, checked to be safe in addresses and paths.
+/// What a repository holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// Weights of the top folder and small files of every folder; data files of every folder.
+    fn wants(self, path: &str) -> bool {
+        let plain = path.strip_suffix(".gz").or(path.strip_suffix(".zst"));
+        let ends_in = |path: &str, endings: &[&str]| endings.iter().any(|end| path.ends_with(end));
+        match self {
+            Self::Model => {
+                let is_copy = path.contains('/') && path.ends_with(".safetensors");
+                ends_in(path, WANTED) && !is_copy
+            }
+            Self::Dataset => ends_in(plain.unwrap_or(path), DATA),
+        }
+    }
+}
+
+/// A repository's name and revision, checked to be safe in addresses and paths.
 #[derive(Debug, PartialEq, Eq)]
-struct Model {
+struct Repository {
+    kind: Kind,
     owner: String,
     name: String,
     revision: Option<String>,
 }
 
-impl Model {
+impl Repository {
     fn parse(text: &str) -> Result<Self> {
-        let (id, revision) = match text.split_once('@') {
+        let (kind, given) = match text.strip_prefix("datasets/") {
+            Some(given) => (Kind::Dataset, given),
+            None => (Kind::Model, text),
+        };
+        let (id, revision) = match given.split_once('@') {
             Some((id, revision)) => (id, Some(revision)),
-            None => (text, None),
+            None => (given, None),
         };
         let (owner, name) = id.split_once('/').unwrap_or((id, ""));
         let is_word = |word: &str| {
@@ -65,24 +102,45 @@ impl Model {
         let well_formed = is_word(owner)
             && is_word(name)
             && revision.is_none_or(|revision| revision.split('/').all(is_word));
-        ensure!(well_formed, "expected OWNER/NAME[@REVISION], got `{text}`");
+        ensure!(
+            well_formed,
+            "expected OWNER/NAME[@REVISION] or datasets/OWNER/NAME[@REVISION], got `{text}`"
+        );
         Ok(Self {
+            kind,
             owner: owner.to_owned(),
             name: name.to_owned(),
             revision: revision.map(str::to_owned),
         })
     }
 
-    /// One folder for each model and, where one was asked for, revision.
+    /// One folder for each repository and, where one was asked for, revision.
     fn folder(&self) -> String {
-        let Self {
-            owner,
-            name,
-            revision,
-        } = self;
-        match revision {
-            None => format!("{owner}--{name}"),
-            Some(revision) => format!("{owner}--{name}@{}", revision.replace('/', "--")),
+        let Self { owner, name, .. } = self;
+        let kind = match self.kind {
+            Kind::Model => "",
+            Kind::Dataset => "datasets--",
+        };
+        match &self.revision {
+            None => format!("{kind}{owner}--{name}"),
+            Some(revision) => format!("{kind}{owner}--{name}@{}", revision.replace('/', "--")),
+        }
+    }
+
+    /// Where the hub has the pages of the repository, after its address.
+    fn page(&self) -> String {
+        let Self { owner, name, .. } = self;
+        match self.kind {
+            Kind::Model => format!("{owner}/{name}"),
+            Kind::Dataset => format!("datasets/{owner}/{name}"),
+        }
+    }
+
+    /// Where the hub answers questions about it.
+    fn api(&self) -> String {
+        match self.kind {
+            Kind::Model => format!("models/{}", self.page()),
+            Kind::Dataset => self.page(),
         }
     }
 }
@@ -110,13 +168,6 @@ struct Lfs {
 }
 
 impl Sibling {
-    /// Weights of the top folder, small files of every folder.
-    fn is_wanted(&self) -> bool {
-        let path = &self.rfilename;
-        let is_copy = path.contains('/') && path.ends_with(".safetensors");
-        WANTED.iter().any(|ending| path.ends_with(ending)) && !is_copy
-    }
-
     /// No part of the path leads out of the folder or hides in it.
     fn is_safe(&self) -> bool {
         let is_safe = |part: &str| !part.is_empty() && !part.starts_with('.');
@@ -154,35 +205,41 @@ impl Hub {
         }
     }
 
-    /// Brings `folder` up to date with the model and tells the number of its files.
-    fn fetch(&self, model: &Model, folder: &Path) -> Result<usize> {
-        let listing = self.listing(model)?;
+    /// Brings `folder` up to date with the repository and tells the number of its files.
+    fn fetch(&self, repository: &Repository, folder: &Path) -> Result<usize> {
+        let listing = self.listing(repository)?;
         let wanted = listing
             .siblings
             .iter()
-            .filter(|s| s.is_wanted())
+            .filter(|sibling| repository.kind.wants(&sibling.rfilename))
             .collect::<Vec<_>>();
-        ensure!(
-            wanted
-                .iter()
-                .any(|sibling| sibling.rfilename.ends_with(".safetensors")),
-            "it has no .safetensors file, and no other kind of weights is read"
-        );
+        match repository.kind {
+            Kind::Model => ensure!(
+                wanted
+                    .iter()
+                    .any(|sibling| sibling.rfilename.ends_with(".safetensors")),
+                "it has no .safetensors file, and no other kind of weights is read"
+            ),
+            Kind::Dataset => ensure!(
+                !wanted.is_empty(),
+                "it has no data file; read are {}",
+                DATA.join(", ")
+            ),
+        }
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
         for sibling in &wanted {
-            self.file(model, &listing.sha, sibling, folder, &bars)
+            self.file(repository, &listing.sha, sibling, folder, &bars)
                 .with_context(|| sibling.rfilename.clone())?;
         }
         Ok(wanted.len())
     }
 
-    fn listing(&self, model: &Model) -> Result<Listing> {
-        let revision = model.revision.as_deref().unwrap_or("main");
+    fn listing(&self, repository: &Repository) -> Result<Listing> {
+        let revision = repository.revision.as_deref().unwrap_or("main");
         let url = format!(
-            "{}/api/models/{}/{}/revision/{}?blobs=true",
+            "{}/api/{}/revision/{}?blobs=true",
             self.endpoint,
-            model.owner,
-            model.name,
+            repository.api(),
             encode(revision, false)
         );
         let mut response = self.get(&url, 0).context("asking for the list of files")?;
@@ -193,7 +250,7 @@ impl Hub {
 
     fn file(
         &self,
-        model: &Model,
+        repository: &Repository,
         commit: &str,
         sibling: &Sibling,
         folder: &Path,
@@ -211,11 +268,11 @@ impl Hub {
             return Ok(());
         }
         fs::create_dir_all(finished.parent().unwrap_or(folder))?;
-        let Model { owner, name, .. } = model;
         let target = Target {
             url: format!(
-                "{}/{owner}/{name}/resolve/{}/{}",
+                "{}/{}/resolve/{}/{}",
                 self.endpoint,
+                repository.page(),
                 encode(commit, false),
                 encode(&sibling.rfilename, true)
             ),
@@ -248,14 +305,14 @@ impl Hub {
         match (status, &self.token) {
             (200..=299, _) => Ok(()),
             (401 | 403, None) => bail!(
-                "the model is gated, private or absent (status {status}): accept its terms on its \
+                "the repository is gated, private or absent (status {status}): accept its terms on its \
                  page, then set HF_TOKEN to a token of yours"
             ),
             (401 | 403, Some(_)) => bail!(
-                "the token in HF_TOKEN does not open this model (status {status}): accept its \
+                "the token in HF_TOKEN does not open it (status {status}): accept its \
                  terms on its page with the account that the token belongs to"
             ),
-            (404, _) => bail!("there is no such model, revision or file (status 404)"),
+            (404, _) => bail!("there is no such repository, revision or file (status 404)"),
             (429, _) => bail!("the hub refuses so many requests (status 429): try again later"),
             _ => bail!("the hub answered with status {status}"),
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::mock::{COMMIT, Mock, Served};
-use super::{Hub, Model, encode};
+use super::{Hub, Repository, encode};
 
 const BYTES: usize = 300_000;
 
@@ -18,7 +18,7 @@ fn resolve(file: &str) -> String {
 }
 
 fn get(mock: &Mock, token: Option<&str>, folder: &Path) -> Result<usize, String> {
-    let model = Model::parse("tiny/llama").unwrap();
+    let model = Repository::parse("tiny/llama").unwrap();
     Hub::new(&mock.endpoint, token.map(str::to_owned), Duration::ZERO)
         .fetch(&model, folder)
         .map_err(|error| format!("{error:#}"))
@@ -129,7 +129,7 @@ fn a_gated_model_asks_for_a_token_and_opens_with_the_right_one() {
     );
     let error = get(&mock, Some("wrong"), dir.path()).unwrap_err();
     assert!(
-        error.contains("the token in HF_TOKEN does not open this model"),
+        error.contains("the token in HF_TOKEN does not open it"),
         "{error}"
     );
     assert_eq!(get(&mock, Some("secret"), dir.path()).unwrap(), 1);
@@ -141,11 +141,11 @@ fn an_unknown_model_is_said_to_be_unknown() {
     let hub = Hub::new(&mock.endpoint, None, Duration::ZERO);
     let dir = tempfile::tempdir().unwrap();
     let error = hub
-        .fetch(&Model::parse("tiny/absent@v1").unwrap(), dir.path())
+        .fetch(&Repository::parse("tiny/absent@v1").unwrap(), dir.path())
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no such model, revision or file (status 404)"
+        "there is no such repository, revision or file (status 404)"
     );
     assert_eq!(
         mock.requests(),
@@ -185,18 +185,49 @@ fn listings_without_weights_or_with_unsafe_paths_are_refused() {
 
 #[test]
 fn names_are_checked_before_they_reach_an_address_or_a_path() {
-    let model = Model::parse("Qwen/Qwen3-0.6B@refs/pr/1").unwrap();
+    let model = Repository::parse("Qwen/Qwen3-0.6B@refs/pr/1").unwrap();
     assert_eq!(model.folder(), "Qwen--Qwen3-0.6B@refs--pr--1");
-    assert_eq!(Model::parse("a/b").unwrap().folder(), "a--b");
+    assert_eq!(Repository::parse("a/b").unwrap().folder(), "a--b");
     for wrong in [
-        "gpt2", "a/b/c", "a/", "../b", "a/b@", "a/b@../c", "a b/c", "a/b?c",
+        "gpt2",
+        "a/b/c",
+        "a/",
+        "../b",
+        "a/b@",
+        "a/b@../c",
+        "a b/c",
+        "a/b?c",
+        "datasets/a",
     ] {
-        let error = Model::parse(wrong).unwrap_err().to_string();
+        let error = Repository::parse(wrong).unwrap_err().to_string();
         assert_eq!(
             error,
-            format!("expected OWNER/NAME[@REVISION], got `{wrong}`")
+            format!(
+                "expected OWNER/NAME[@REVISION] or datasets/OWNER/NAME[@REVISION], got `{wrong}`"
+            )
         );
     }
     assert_eq!(encode("refs/pr/1", false), "refs%2Fpr%2F1");
     assert_eq!(encode("a dir/b+c.json", true), "a%20dir/b%2Bc.json");
+}
+
+#[test]
+fn a_data_set_arrives_with_its_data_files_alone() {
+    let repository = Repository::parse("datasets/o/n@v1").unwrap();
+    assert_eq!(repository.folder(), "datasets--o--n@v1");
+    assert_eq!(repository.page(), "datasets/o/n");
+    assert_eq!(repository.api(), "datasets/o/n");
+    let wanted = |path| repository.kind.wants(path);
+    for path in ["data/train-0.parquet", "a.jsonl.gz", "b.csv.zst", "c.json"] {
+        assert!(wanted(path), "{path}");
+    }
+    for path in [
+        "README.md",
+        "load.py",
+        "a.gz",
+        "picture.png",
+        "model.safetensors",
+    ] {
+        assert!(!wanted(path), "{path}");
+    }
 }
