@@ -155,6 +155,11 @@ fn mistakes_are_explained() {
         error.contains("beta must be finite and above 0, got -1"),
         "{error}"
     );
+    let error = said(&["--set", "data.curation={}"]);
+    assert!(
+        error.contains("data.curation is not for alignment"),
+        "{error}"
+    );
     let error = said(&["--resume"]);
     assert!(error.contains("holds no run to go on with"), "{error}");
     let error = stderr(flametune().args(["align", "dppo"]));

@@ -293,6 +293,24 @@ impl AlignRecipe {
         }
         self.train_config(&Own::default(), 1)?;
         self.peft_config()?;
+        as_it_is("data", &self.data)?;
+        let owns = [
+            ("sft", self.sft.as_ref().map(|stage| &stage.own)),
+            (
+                "preference",
+                self.preference.as_ref().map(|stage| &stage.own),
+            ),
+            (
+                "reward_model",
+                self.reward_model.as_ref().map(|stage| &stage.own),
+            ),
+            ("online", self.online.as_ref().map(|stage| &stage.own)),
+        ];
+        for (stage, own) in owns {
+            if let Some(data) = own.and_then(|own| own.data.as_ref()) {
+                as_it_is(&format!("{stage}.own.data"), data)?;
+            }
+        }
         if let Some(section) = &self.preference {
             section.loss.validate()?;
         }
@@ -371,6 +389,19 @@ impl AlignRecipe {
 
 /// The reward model that this run trains, as a reward.
 pub(super) const STAGE: &str = "stage";
+
+/// Refuses what `flametune train` does with data before it learns, and alignment does not.
+fn as_it_is(section: &str, data: &DataSection) -> Result<()> {
+    let asked = [
+        ("curation", data.curation.is_some()),
+        ("decontaminate", !data.decontaminate.is_empty()),
+        ("augmentation", data.augmentation.is_some()),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((key, _)) => bail!("{section}.{key} is not for alignment: data are used as they are"),
+        None => Ok(()),
+    }
+}
 
 #[cfg(test)]
 mod tests {
