@@ -113,6 +113,7 @@ pub use lora::{
     EvaConfig, EvaInit, InitLoraWeights, InputObserver, LoftqConfig, LoraConfig, LoraEmbedding,
     LoraLinear, LoraPlusConfig, LoraPlusGroup, lora_plus_groups,
 };
+pub use lycoris::LycorisConfig;
 pub use merge::{
     MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, merge_and_unload_measured,
     unmerge,
