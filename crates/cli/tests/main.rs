@@ -13,6 +13,7 @@ mod evaluation;
 mod export;
 mod generate;
 mod info;
+mod plan;
 mod quantize;
 mod real_model;
 mod runs;
