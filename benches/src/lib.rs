@@ -28,6 +28,7 @@
 mod burn_model;
 mod cases;
 mod contender;
+mod evaluation;
 mod machine;
 mod operate;
 mod operations;
@@ -42,12 +43,13 @@ mod worker;
 
 pub use cases::{Case, SPEED_CASES, memory_job, text_ids};
 pub use contender::Contender;
+pub use evaluation::{EVALUATION_CASES, EvaluationCase, check_answers};
 pub use machine::{CpuTimes, commit, description};
 pub use operations::{OPERATION_CASES, OperationCase, Opponent};
 pub use options::Options;
 pub use protocol::{
-    Finished, Job, Method, Number, Operated, Operation, OperationKind, Reply, Request, Rows,
-    Stepped, Training,
+    Answer, Evaluated, Evaluation, Finished, Job, Method, Number, Operated, Operation,
+    OperationKind, Reply, Request, Rows, Stepped, Training,
 };
 pub use race::{Lap, Race, Side, agreement, check};
 pub use record::{Peer, Record};

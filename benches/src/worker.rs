@@ -9,6 +9,8 @@ use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::{Precision, in_pool};
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
 
+use crate::cases::tokenizer;
+use crate::evaluation;
 use crate::operate::Prepared;
 use crate::protocol::{Finished, Job, Number, Reply, Request};
 use crate::train::{Training, write_adapter};
@@ -74,6 +76,12 @@ fn carry_out(
             let loaded = loaded.as_ref().with_context(model)?;
             let finished = in_pool(|| generate(&loaded.model, &job))?;
             Ok(Reply::Finished(finished))
+        }
+        Request::Evaluate(wanted) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let tokenizer = tokenizer(&loaded.checkpoint)?;
+            let evaluated = evaluation::run(&loaded.model, &tokenizer, &wanted)?;
+            Ok(Reply::Evaluated(evaluated))
         }
         Request::Operate(operation) => in_pool(|| {
             let operation = Prepared::new(operation, device, prepared.take())?;
