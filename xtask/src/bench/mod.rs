@@ -14,7 +14,13 @@ use self::results::Results;
 use crate::{console, workspace};
 
 /// Binaries of the package `flametune-benches`, in the order they run.
-const BINARIES: &[&str] = &["throughput", "training", "operations", "memory"];
+const BINARIES: &[&str] = &[
+    "throughput",
+    "training",
+    "operations",
+    "evaluation",
+    "memory",
+];
 
 /// Those of them that run on a GPU.
 const GPU_BINARIES: &[&str] = &["operations"];
