@@ -11,6 +11,7 @@ mod align;
 mod classifier;
 mod evaluation;
 mod export;
+mod gate_server;
 mod generate;
 mod info;
 mod plan;

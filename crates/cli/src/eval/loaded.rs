@@ -27,8 +27,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
 
-    /// Requests that are handed to the model at once; scores do not depend on it
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    /// Texts that a pass of the model may hold: more are faster and need more memory; no score depends on it
+    #[arg(long, default_value_t = 32, value_name = "N")]
     batch_size: usize,
 
     /// Longest prompt and answer in tokens, where the model could read more
