@@ -113,10 +113,21 @@ pub fn memory_job(text: &[u32]) -> Result<(String, Job)> {
 /// # Errors
 /// When the model carries no tokenizer.
 pub fn text_ids(model: &Checkpoint) -> Result<Vec<u32>> {
-    Ok(tokenizer(model)?.encode(TEXT, false)?)
+    encode(model, TEXT)
+}
+
+/// The ids of a text in a GGUF model's vocabulary, without special tokens around it.
+///
+/// # Errors
+/// When the model carries no tokenizer.
+pub fn encode(model: &Checkpoint, text: &str) -> Result<Vec<u32>> {
+    Ok(tokenizer(model)?.encode(text, false)?)
 }
 
 /// The tokenizer of a GGUF model.
+///
+/// # Errors
+/// When it carries none.
 pub(crate) fn tokenizer(model: &Checkpoint) -> Result<Tokenizer> {
     let gguf = model.gguf().context("the model is no GGUF file")?;
     let vocab = gguf.vocabulary()?.context("the model has no tokenizer")?;

@@ -11,6 +11,8 @@ pub enum Rival {
     Peft,
     /// Burn's own modules in a process of ours.
     Burn,
+    /// Our own step through the frozen model, where the first norm alone is trained.
+    FrozenBase,
 }
 
 /// What is measured of a case.
@@ -18,6 +20,8 @@ pub enum Rival {
 pub enum Measure {
     /// Tokens per second of an optimizer step.
     Speed,
+    /// Seconds of an optimizer step.
+    Time,
     /// Peak resident memory of loading and some steps.
     Memory,
 }
@@ -74,8 +78,26 @@ pub const TRAINING_CASES: &[TrainingCase] = &[
         ..STEP
     },
     TrainingCase {
+        name: "dora_step",
+        method: Method::Dora,
+        ..STEP
+    },
+    TrainingCase {
         name: "lora_step_1x2048",
         shape: [1, 2048],
+        ..STEP
+    },
+    TrainingCase {
+        name: "lora_cost",
+        rival: Rival::FrozenBase,
+        measure: Measure::Time,
+        ..STEP
+    },
+    TrainingCase {
+        name: "lora_cost",
+        dtype: Number::F32,
+        rival: Rival::FrozenBase,
+        measure: Measure::Time,
         ..STEP
     },
     TrainingCase {
@@ -174,6 +196,8 @@ impl TrainingCase {
         match (self.rival, self.dtype) {
             // Four bits in two formats: the same model, and not the same numbers.
             (Rival::Burn, _) => 0.1,
+            // The very same model, before anything is trained.
+            (Rival::FrozenBase, _) => 1e-6,
             // Sums of a few thousand terms in another order, through 30 layers and some steps.
             (Rival::Peft, Number::F32) => 1e-3,
             // Every activation of the peer's is rounded to bf16, and its adapters and their
@@ -184,7 +208,7 @@ impl TrainingCase {
 }
 
 /// Makes sure that both trained the same thing: step by step, from the same start, their losses
-/// agree.
+/// agree; beside the frozen base, at the start alone.
 ///
 /// # Errors
 /// When they do not.
@@ -192,7 +216,12 @@ pub fn check_losses<'a>(
     case: &TrainingCase,
     steps: impl IntoIterator<Item = (&'a Stepped, &'a Stepped)>,
 ) -> Result<()> {
-    for (step, (ours, peer)) in steps.into_iter().enumerate() {
+    // Other parameters are trained on either side of this one.
+    let compared = match case.rival {
+        Rival::FrozenBase => 1,
+        Rival::Peft | Rival::Burn => usize::MAX,
+    };
+    for (step, (ours, peer)) in steps.into_iter().enumerate().take(compared) {
         ensure!(
             (ours.loss - peer.loss).abs() <= case.tolerance() * peer.loss,
             "step {step}: the loss is {} here and {} there",

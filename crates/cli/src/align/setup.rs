@@ -10,7 +10,7 @@ use flametune_data::{
     Tokenizer,
 };
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint};
-use flametune_peft::{inject, load_adapter, set_trainable};
+use flametune_peft::{Slots, inject, load_adapter, set_trainable};
 
 use super::recipe::AlignRecipe;
 use crate::device::DeviceArgs;
@@ -154,6 +154,16 @@ impl Workbench {
     }
 }
 
+/// Loads an adapter, frozen, unless the model has one of this name.
+pub(super) fn load_if_absent(lm: &mut CausalLm, name: &str, folder: &Path) -> Result<()> {
+    if !lm.adapters().names().any(|known| known == name) {
+        load_adapter(lm, name, folder)
+            .with_context(|| format!("cannot load the adapter of {}", folder.display()))?;
+        set_trainable(lm, &[])?;
+    }
+    Ok(())
+}
+
 /// What is to be continued.
 enum Prompt<'a> {
     Turns(&'a [Message]),
@@ -167,9 +177,9 @@ fn prompt(example: &Example) -> Prompt<'_> {
             let last = messages.iter().rposition(|message| message.role == "user");
             Prompt::Turns(last.map_or(&[], |last| &messages[..=last]))
         }
-        Example::Preference { prompt, .. } | Example::Judged { prompt, .. } => {
-            Prompt::Turns(prompt)
-        }
+        Example::Preference { prompt, .. }
+        | Example::Judged { prompt, .. }
+        | Example::Stepwise { prompt, .. } => Prompt::Turns(prompt),
         Example::Completion { prompt, .. } => Prompt::Text(prompt),
         Example::Text(_) | Example::Classified { .. } => Prompt::None,
     }
