@@ -27,6 +27,9 @@ const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/data.py");
 /// Training by transformers, peft and bitsandbytes on torch.
 const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_train.py");
 
+/// DPO by TRL.
+const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
+
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
 
@@ -64,6 +67,14 @@ impl Contender {
     /// When the process cannot be started.
     pub fn peft(python: &Path, threads: usize) -> Result<Self> {
         Self::script(python, PEFT, threads)
+    }
+
+    /// Starts the script that trains with TRL.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn trl(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, TRL, threads)
     }
 
     /// Starts the script that runs llama.cpp.
