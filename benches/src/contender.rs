@@ -30,6 +30,9 @@ const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_trai
 /// Evaluation by lm-evaluation-harness with transformers.
 const LM_EVAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/lm_eval_tasks.py");
 
+/// DPO by TRL.
+const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
+
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
 
@@ -67,6 +70,14 @@ impl Contender {
     /// When the process cannot be started.
     pub fn peft(python: &Path, threads: usize) -> Result<Self> {
         Self::script(python, PEFT, threads)
+    }
+
+    /// Starts the script that trains with TRL.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn trl(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, TRL, threads)
     }
 
     /// Starts the script that runs llama.cpp.

@@ -29,6 +29,7 @@ mod adapt;
 mod burn_model;
 mod cases;
 mod contender;
+mod dpo;
 mod evaluation;
 mod growth;
 mod machine;

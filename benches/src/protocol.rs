@@ -165,6 +165,9 @@ pub enum Method {
     Qlora,
     /// The first norm alone, so that gradients go through the whole frozen base; only ours.
     FrozenBase,
+    /// [`Self::Lora`] by DPO: rows are chosen answers, then the rejected ones, and the first half of
+    /// each is its prompt.
+    Dpo,
     /// Every parameter.
     Full,
     /// Burn's own `apply_qlora` with 4-bit blocks of 32; only ours.

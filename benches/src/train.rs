@@ -12,6 +12,7 @@ use flametune_train::optim::ParamGroup;
 use flametune_train::{Schedule, Sft, SftOptions, TrainConfig, Trainer, Warmup};
 
 use crate::burn_model::BurnTraining;
+use crate::dpo::DpoTraining;
 use crate::protocol::{self, Method, Number, Quantization, Rows, Stepped};
 use crate::worker::quantized;
 
@@ -27,6 +28,7 @@ const FULL_RATE: f64 = 1e-6;
 /// A model in training.
 pub(crate) enum Training {
     Ours(Box<Trainer>),
+    Dpo(Box<DpoTraining>),
     Burn(Box<BurnTraining>),
 }
 
@@ -52,6 +54,11 @@ impl Training {
             lr_ratio: 1.0,
             weight_decay: 0.0,
         };
+        if wanted.method == Method::Dpo {
+            let groups = Box::new(even);
+            let training = DpoTraining::new(model, pass, wanted.recompute, config, groups)?;
+            return Ok(Self::Dpo(Box::new(training)));
+        }
         let options = SftOptions {
             recompute: wanted.recompute,
             ..SftOptions::default()
@@ -65,6 +72,7 @@ impl Training {
         let begin = Instant::now();
         let loss = match self {
             Self::Ours(trainer) => trainer.train_step(&[batch(rows)])?.loss,
+            Self::Dpo(training) => training.step(rows)?,
             Self::Burn(training) => training.step(rows)?,
         };
         let seconds = begin.elapsed().as_secs_f64();

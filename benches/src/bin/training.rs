@@ -46,7 +46,7 @@ fn main() -> Result<()> {
     for case in cases {
         let rows = case.rows(&text)?;
         let records = match case.measure {
-            Measure::Speed | Measure::Time => speed(&options, case, &files, &rows),
+            Measure::Speed | Measure::Pairs | Measure::Time => speed(&options, case, &files, &rows),
             Measure::Memory => memory(&options, case, &files, &rows),
         };
         let records = records.with_context(|| format!("{} is no result", case.name))?;
@@ -69,8 +69,10 @@ fn fraction_of(case: &TrainingCase) -> Option<&'static str> {
 }
 
 /// The adapters that contenders start from, and the folders that they are in.
-const ADAPTERS: [(AdapterKind, &str); 3] = [
+const ADAPTERS: [(AdapterKind, &str); 4] = [
     (AdapterKind::Lora, "adapter"),
+    // A policy that is its reference would have the loss ln 2 whatever it computes.
+    (AdapterKind::RandomLora, "adapter-random"),
     (AdapterKind::Dora, "adapter-dora"),
     (AdapterKind::FirstNorm, "adapter-norm"),
 ];
@@ -108,6 +110,7 @@ impl Files {
     fn adapter(&self, method: Method) -> Option<PathBuf> {
         let wanted = match method {
             Method::Lora | Method::Qlora => AdapterKind::Lora,
+            Method::Dpo => AdapterKind::RandomLora,
             Method::Dora => AdapterKind::Dora,
             Method::FrozenBase => AdapterKind::FirstNorm,
             _ => return None,
@@ -174,6 +177,10 @@ fn started(
             Some(python) => (Contender::peft(python, threads)?, case.method),
             None => return Ok(None),
         },
+        Some(Rival::Trl) => match &options.peer {
+            Some(python) => (Contender::trl(python, threads)?, case.method),
+            None => return Ok(None),
+        },
     };
     Ok(Some((contender, files.training(case, method, threads))))
 }
@@ -182,7 +189,7 @@ fn software(case: &TrainingCase, peer: &Contender) -> String {
     match case.rival {
         Rival::Burn => "Burn 0.22.1 apply_qlora, Q4S in blocks of 32".to_owned(),
         Rival::FrozenBase => format!("{}, the frozen base alone", peer.software()),
-        Rival::Peft => peer.software().to_owned(),
+        Rival::Peft | Rival::Trl => peer.software().to_owned(),
     }
 }
 
@@ -210,6 +217,7 @@ fn speed(
     let sample = |laps: &[Lap<Stepped>]| {
         let rate = |lap: &Lap<Stepped>| match case.measure {
             Measure::Time => lap.finished.seconds,
+            Measure::Pairs => case.pairs() / lap.finished.seconds,
             _ => case.tokens() / lap.finished.seconds,
         };
         Sample::new(laps.iter().map(rate).collect())
@@ -229,6 +237,7 @@ fn speed(
     };
     let unit = match case.measure {
         Measure::Time => "s",
+        Measure::Pairs => "pairs/s",
         _ => "tok/s",
     };
     let record = Record::new(case.name, case.dtype, case.size(), &own, unit);
@@ -338,7 +347,7 @@ fn memory(
         })
     };
     let mut records = vec![record(case.name, &|life| life.peak)?];
-    if case.rival == Rival::Peft {
+    if matches!(case.rival, Rival::Peft | Rival::Trl) {
         for (index, part) in PARTS.into_iter().enumerate() {
             records.push(record(&format!("{}_{part}", case.name), &|life| {
                 life.parts[index]

@@ -14,6 +14,7 @@ mod export;
 mod gate_server;
 mod generate;
 mod info;
+mod plan;
 mod quantize;
 mod real_model;
 mod runs;

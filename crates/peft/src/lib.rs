@@ -114,6 +114,7 @@ pub use lora::{
     EvaConfig, EvaInit, InitLoraWeights, InputObserver, LoftqConfig, LoraConfig, LoraEmbedding,
     LoraLinear, LoraPlusConfig, LoraPlusGroup, QeraInit, QeraReport, lora_plus_groups,
 };
+pub use lycoris::LycorisConfig;
 pub use merge::{
     MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, merge_and_unload_measured,
     unmerge,

@@ -35,6 +35,9 @@ It is not edited by hand.
 
 ";
 
+/// What alignment came to: runs of minutes, whose figures are not those of a race.
+const ALIGNMENT: &str = include_str!("../../../benches/results/alignment.md");
+
 /// What a case is, in the order of the tables.
 const CASES: &[(&str, &str)] = &[
     (
@@ -94,6 +97,10 @@ const CASES: &[(&str, &str)] = &[
         "seconds of the LoRA step beside those of the frozen base's forward and backward pass, for which the first norm alone is trained",
     ),
     (
+        "dpo_step",
+        "an optimizer step of DPO, LoRA of rank 16, two pairs of 256 tokens, half of them the prompt; the reference is the same model without the adapter, and its pass counts; beside TRL",
+    ),
+    (
         "burn_qlora_step",
         "the QLoRA step beside Burn's own modules and `apply_qlora`",
     ),
@@ -128,6 +135,16 @@ const CASES: &[(&str, &str)] = &[
         "burn_qlora_rss",
         "the same of QLoRA beside Burn's `apply_qlora`, activations kept",
     ),
+    (
+        "dpo_rss",
+        "peak resident memory of loading and three steps of DPO, activations kept",
+    ),
+    (
+        "dpo_rss_program",
+        "of it, what was there before a model was loaded",
+    ),
+    ("dpo_rss_model", "of it, the model and its adapter"),
+    ("dpo_rss_step", "of it, the peak above both"),
     (
         "infer_rss",
         "peak resident memory of loading the Q4_1 GGUF file into f32 or bf16, a prompt of 512 tokens and 64 further ones",
@@ -234,6 +251,8 @@ const AIMS: &[(&str, &str, Aim)] = &[
     ("qlora_rss", "bf16", Aim::AtMost(0.25)),
     ("burn_qlora_step", "bf16", Aim::AtLeast(3.0)),
     ("burn_qlora_rss", "bf16", Aim::AtMost(0.35)),
+    ("dpo_step", "bf16", Aim::AtLeast(2.0)),
+    ("dpo_rss", "bf16", Aim::AtMost(0.4)),
     ("infer_rss", "f32", Aim::AtMost(0.6)),
     ("nf4_vs_bnb", "f32", Aim::AtLeast(3.0)),
     ("nf4_vs_bnb", "bf16", Aim::AtLeast(3.0)),
@@ -256,6 +275,7 @@ pub(crate) fn render(results: &Results) -> String {
     for (name, meaning) in CASES {
         let _ = writeln!(page, "- `{name}`: {meaning}.");
     }
+    page += ALIGNMENT;
     // One section for each device and set of contenders.
     let mut sections: BTreeMap<(String, usize, String), Vec<&Line>> = BTreeMap::new();
     for line in results.lines() {

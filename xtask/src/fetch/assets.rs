@@ -339,6 +339,57 @@ pub(crate) const ASSETS: &[Asset] = &[
             },
         ],
     },
+    Asset {
+        name: "bigbench",
+        about: "right and wrong answers: 221 comparisons of helpful, honest and harmless ones, Social IQa, StrategyQA",
+        licence: "Apache-2.0",
+        archive: Archive {
+            kind: Kind::Sdist,
+            package: "bigbench",
+            version: "1.0.0",
+            file: "bigbench-1.0.0.tar.gz",
+            bytes: 358_249_635,
+            sha256: "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2",
+        },
+        members: &[
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/hhh_alignment/harmless/task.json"],
+                file: "hhh_alignment/harmless/task.json",
+                bytes: 45_591,
+                sha256: "4720acbc916cc18413e48c6bb55c19af73400436a6304c7e110b8bb40f8952a1",
+            },
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/hhh_alignment/helpful/task.json"],
+                file: "hhh_alignment/helpful/task.json",
+                bytes: 78_127,
+                sha256: "1bd2a58d9bb17b26af4806e8302374cea60671dc387fbfc2c5aa5c23e0901628",
+            },
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/hhh_alignment/honest/task.json"],
+                file: "hhh_alignment/honest/task.json",
+                bytes: 86_819,
+                sha256: "69ba96e5bff121327ad1366e3772b7b45c50e96e7f995b2cef62c350380f1b14",
+            },
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/hhh_alignment/other/task.json"],
+                file: "hhh_alignment/other/task.json",
+                bytes: 28_261,
+                sha256: "4d6b041d79e5bf2705a9f81994efb95274179faaba9270f6dc83bd0cd17c227e",
+            },
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/social_iqa/task.json"],
+                file: "social_iqa/task.json",
+                bytes: 639_200,
+                sha256: "edc9f568b70ae6d4af0783764dbe4e4f18aa1242c675a93f534338d73a565348",
+            },
+            Member {
+                path: &["bigbench-1.0.0/bigbench/benchmark_tasks/strategyqa/task.json"],
+                file: "strategyqa/task.json",
+                bytes: 854_248,
+                sha256: "60af9081fed20102fd8bb1e02dc7d9f12238efcba33e4c1a56b4d61cb6409803",
+            },
+        ],
+    },
 ];
 
 #[cfg(test)]

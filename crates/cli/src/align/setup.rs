@@ -208,7 +208,8 @@ pub(super) fn dataset(
         options.split = Some(Split {
             validation: data.validation,
             seed: 0,
-            by: SplitBy::Record,
+            // Answers to a question that was learned from are not held out.
+            by: SplitBy::Prompt,
         });
         options.side = Some(side);
     }

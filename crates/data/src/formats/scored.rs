@@ -13,7 +13,7 @@ pub(super) fn recognise(row: &Map<String, Value>) -> Option<&'static str> {
     (scored && row.contains_key("input")).then_some("input and target_scores")
 }
 
-/// Each of the best answers is preferred to each that has a lower score; the difference is the margin.
+/// Each of the best answers is preferred to each that has a lower score.
 ///
 /// # Source
 /// - Srivastava et al. 2022, Beyond the Imitation Game, arXiv:2206.04615: multiple-choice tasks in JSON
@@ -27,17 +27,12 @@ pub(super) fn convert(record: &Record) -> Result<Vec<Example>> {
         answers.into_iter().partition(|(_, score)| *score >= best);
     let mut examples = Vec::with_capacity(good.len() * others.len());
     for (chosen, _) in &good {
-        for (rejected, score) in &others {
-            #[allow(
-                clippy::cast_possible_truncation,
-                reason = "a margin needs no more digits than the loss it enters"
-            )]
-            let margin = (best - score) as f32;
+        for (rejected, _) in &others {
             examples.push(Example::Preference {
                 prompt: prompt.clone(),
                 chosen: vec![Message::assistant(*chosen)],
                 rejected: vec![Message::assistant(*rejected)],
-                margin: Some(margin),
+                margin: None,
             });
         }
     }

@@ -497,8 +497,8 @@ fn scored_answers_are_pairs_of_a_best_and_a_worse_one() {
         json!({"input": "q ", "target_scores": {"a": 0, "b": 1, "c": 0.5}}),
         Format::Scored,
         &[
-            "user: q + assistant: b - assistant: a Some(1.0)",
-            "user: q + assistant: b - assistant: c Some(0.5)",
+            "user: q + assistant: b - assistant: a None",
+            "user: q + assistant: b - assistant: c None",
         ],
     );
     // A conversation, as the comparisons of helpful, honest and harmless answers have them.
@@ -508,7 +508,7 @@ fn scored_answers_are_pairs_of_a_best_and_a_worse_one() {
             "target_scores": {"a": 1, "b": 0},
         }),
         Format::Scored,
-        &["user: q | assistant: r | user: s + assistant: a - assistant: b Some(1.0)"],
+        &["user: q | assistant: r | user: s + assistant: a - assistant: b None"],
     );
     refused(
         json!({"input": "q", "target_scores": {"a": 1, "b": 1}}),
