@@ -139,8 +139,9 @@ impl Bench {
             grown.iter().map(|one| [one.size, value(one)]).collect()
         };
         let of_memory: fn(&Grown) -> f64 = match what {
-            // A deeper model is larger by itself.
-            "layers" => |one| one.loaded + one.step,
+            // The adapter is part of what grows.
+            "rank" => |one| one.loaded + one.step,
+            // Layers are left out of a model that was loaded whole.
             _ => |one| one.step,
         };
         self.print(&memory, shape, curve(of_memory))?;
@@ -172,7 +173,7 @@ impl Bench {
             size,
             seconds,
             loaded,
-            step: megabytes(ours.peak_bytes()?) - loaded,
+            step: (megabytes(ours.peak_bytes()?) - loaded).round(),
         })
     }
 

@@ -160,12 +160,12 @@ const CASES: &[(&str, &str)] = &[
     ("growth_time_length", "of its time"),
     (
         "growth_memory_rank",
-        "of its memory, with the rank of the adapter; 4 x 256 tokens",
+        "of all its memory, with the rank of the adapter; 4 x 256 tokens",
     ),
     ("growth_time_rank", "of its time"),
     (
         "growth_memory_layers",
-        "of all memory, with the layers of the model; 4 x 256 tokens",
+        "of its memory above that of the loaded model, with the layers of the model; 4 x 256 tokens",
     ),
     ("growth_time_layers", "of its time"),
     (
