@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::machine::{peak_bytes, resident_bytes};
 use crate::protocol::{
-    AdapterKind, Finished, Job, NewAdapter, Number, Operated, Operation, Packed, Quantization,
-    Reply, Request, Rows, Stepped, Timed, Tokenized, Training,
+    AdapterKind, Evaluated, Evaluation, Finished, Job, NewAdapter, Number, Operated, Operation,
+    Packed, Quantization, Reply, Request, Rows, Stepped, Timed, Tokenized, Training,
 };
 
 /// The flag under which every binary of this package is the worker instead of the referee.
@@ -29,6 +29,9 @@ const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_trai
 
 /// DPO by TRL.
 const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
+
+/// Evaluation by lm-evaluation-harness with transformers.
+const LM_EVAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/lm_eval_tasks.py");
 
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
@@ -91,6 +94,14 @@ impl Contender {
     /// When the process cannot be started.
     pub fn data(python: &Path, threads: usize) -> Result<Self> {
         Self::script(python, DATA, threads)
+    }
+
+    /// Starts the script that evaluates with lm-evaluation-harness.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn lm_eval(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, LM_EVAL, threads)
     }
 
     fn script(python: &Path, script: &str, threads: usize) -> Result<Self> {
@@ -289,6 +300,17 @@ impl Contender {
         match self.ask(&Request::Generate(job.clone()))? {
             Reply::Finished(finished) => Ok(finished),
             other => bail!("generating: {other:?}"),
+        }
+    }
+
+    /// Asks for a task to be answered.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn evaluate(&mut self, evaluation: &Evaluation) -> Result<Evaluated> {
+        match self.ask(&Request::Evaluate(evaluation.clone()))? {
+            Reply::Evaluated(evaluated) => Ok(evaluated),
+            other => bail!("evaluating {}: {other:?}", evaluation.task),
         }
     }
 

@@ -30,6 +30,7 @@ mod burn_model;
 mod cases;
 mod contender;
 mod dpo;
+mod evaluation;
 mod growth;
 mod machine;
 mod operate;
@@ -46,13 +47,15 @@ mod worker;
 
 pub use cases::{Case, SPEED_CASES, encode, memory_job, text_ids};
 pub use contender::Contender;
+pub use evaluation::{EVALUATION_CASES, EvaluationCase, check_answers};
 pub use growth::exponent;
 pub use machine::{CpuTimes, commit, description};
 pub use operations::{OPERATION_CASES, OperationCase, Opponent};
 pub use options::Options;
 pub use protocol::{
-    AdapterKind, Finished, Job, Method, NewAdapter, Number, Operated, Operation, OperationKind,
-    Packed, Quantization, Reply, Request, Rows, Stepped, Timed, Tokenized, Training,
+    AdapterKind, Answer, Evaluated, Evaluation, Finished, Job, Method, NewAdapter, Number,
+    Operated, Operation, OperationKind, Packed, Quantization, Reply, Request, Rows, Stepped, Timed,
+    Tokenized, Training,
 };
 pub use race::{Lap, Race, Side, agreement, check};
 pub use record::{Peer, Record};

@@ -103,6 +103,14 @@ impl Options {
         Ok(model)
     }
 
+    /// The folder of what `cargo xtask fetch` brings.
+    ///
+    /// # Errors
+    /// When the environment names no place for it.
+    pub fn assets(&self) -> Result<PathBuf> {
+        Ok(cache()?.join("assets"))
+    }
+
     /// A folder for large files that a bench writes.
     ///
     /// # Errors

@@ -75,6 +75,8 @@ pub enum Request {
     Train(Training),
     /// Take one optimizer step on these rows of token ids, all of which but the first are targets.
     Step(Rows),
+    /// Answer an evaluation task with the loaded model.
+    Evaluate(Evaluation),
     /// Write a new adapter for a model into a folder of PEFT's files; the peer is never asked.
     Adapter {
         /// The model.
@@ -290,6 +292,36 @@ pub struct Job {
     pub decode_steps: usize,
 }
 
+/// A task in the form of lm-evaluation-harness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The folder of its file.
+    pub folder: PathBuf,
+    /// Its name.
+    pub task: String,
+    /// How many texts are read at a time.
+    pub batch_size: usize,
+}
+
+/// A task that was answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Seconds of the model.
+    pub seconds: f64,
+    /// Its answers, in the order of documents and choices.
+    pub answers: Vec<Answer>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A log-likelihood.
+    Number(f64),
+    /// A text.
+    Text(String),
+}
+
 /// What a contender answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -304,6 +336,8 @@ pub enum Reply {
     Operated(Operated),
     /// To [`Request::Generate`].
     Finished(Finished),
+    /// To [`Request::Evaluate`].
+    Evaluated(Evaluated),
     /// To [`Request::Save`] and [`Request::Adapter`].
     Saved,
     /// To [`Request::Switch`], [`Request::Mixed`], [`Request::SaveAdapter`] and

@@ -13,6 +13,8 @@ use flametune_lm::{
 use flametune_quant::{QuantConfig, QuantKind};
 
 use crate::adapt::{load_one_more, mixed, put_on, save_first, score, switch, write_adapter};
+use crate::cases::tokenizer;
+use crate::evaluation;
 use crate::operate::Prepared;
 use crate::prepare_data::{Examples, Texts};
 use crate::protocol::{Finished, Job, Number, Quantization, Reply, Request};
@@ -86,6 +88,12 @@ fn carry_out(
             let loaded = loaded.as_ref().with_context(model)?;
             let finished = in_pool(|| generate(&loaded.model, &job))?;
             Ok(Reply::Finished(finished))
+        }
+        Request::Evaluate(wanted) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let tokenizer = tokenizer(&loaded.checkpoint)?;
+            let evaluated = evaluation::run(&loaded.model, &tokenizer, &wanted)?;
+            Ok(Reply::Evaluated(evaluated))
         }
         Request::Operate(operation) => in_pool(|| {
             let operation = Prepared::new(operation, device, prepared.take())?;

@@ -106,7 +106,7 @@ fn first_token(
 fn adapters(options: &Options) -> Result<()> {
     let cases = ["adapter_switch", "adapter_load", "adapter_save"];
     let wanted = |case: &&str| options.wants(case, Number::F32);
-    let cases: Vec<&str> = cases.into_iter().filter(|case| wanted(&case)).collect();
+    let cases: Vec<&str> = cases.into_iter().filter(|case| wanted(case)).collect();
     if cases.is_empty() {
         return Ok(());
     }

@@ -96,7 +96,9 @@ fn wrong_steps_are_told_from_right_ones() {
             true => format!("yes yes {k}"),
             false => format!("no no {k}"),
         };
-        let labels: Vec<bool> = (0..3).map(|place| (n + place) % (2 + place) == 0).collect();
+        let labels: Vec<bool> = (0..3)
+            .map(|place| (n + place).is_multiple_of(2 + place))
+            .collect();
         let steps = labels.iter().enumerate();
         let steps: Vec<String> = steps
             .map(|(place, right)| step(*right, n + place))

@@ -132,7 +132,7 @@ pub enum Error {
         at: Box<Place>,
     },
     /// No data file was found for a split.
-    #[error("{at}: no data for the split {split:?}: looked for {}", looked_for.join(", "))]
+    #[error("{at}: no data for the split {split:?}: looked for {}{hint}", looked_for.join(", "))]
     MissingData {
         /// Where.
         at: Box<Place>,
@@ -140,6 +140,8 @@ pub enum Error {
         split: String,
         /// Paths that would have been read.
         looked_for: Vec<String>,
+        /// How to get them, or nothing.
+        hint: String,
     },
     /// A split has no documents.
     #[error("{at}: the split {split:?} has no documents")]
