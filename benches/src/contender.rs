@@ -27,11 +27,11 @@ const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/data.py");
 /// Training by transformers, peft and bitsandbytes on torch.
 const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_train.py");
 
-/// DPO by TRL.
-const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
-
 /// Evaluation by lm-evaluation-harness with transformers.
 const LM_EVAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/lm_eval_tasks.py");
+
+/// DPO by TRL.
+const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
 
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");

@@ -132,7 +132,10 @@ pub enum Error {
         at: Box<Place>,
     },
     /// No data file was found for a split.
-    #[error("{at}: no data for the split {split:?}: looked for {}{hint}", looked_for.join(", "))]
+    #[error(
+        "{at}: no data for the split {split:?}: looked for {}{hint}",
+        shown(looked_for)
+    )]
     MissingData {
         /// Where.
         at: Box<Place>,
@@ -285,5 +288,15 @@ impl Error {
     pub(crate) fn database(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> Self {
         let what = what.into();
         move |source| Self::Database { what, source }
+    }
+}
+
+/// The first places of a list, and how many there are besides.
+fn shown(places: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let first = places[..places.len().min(SHOWN)].join(", ");
+    match places.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} places more"),
     }
 }

@@ -125,7 +125,6 @@ fn lokr_of_both() -> LoKrConfig {
             ..lycoris(1, 3.0)
         },
         init_weights: InitLokrWeights::Lycoris,
-        ..lokr()
     }
 }
 // 8 = 2·4 and 10 = 5·2: W₁ is 5×2 and W₂ 2×4, or the transposes.

@@ -93,12 +93,12 @@ const CASES: &[(&str, &str)] = &[
     ("dora_step", "the LoRA step with trained magnitudes"),
     ("lora_step_1x2048", "the LoRA step with one long row"),
     (
-        "dpo_step",
-        "an optimizer step of DPO, LoRA of rank 16, two pairs of 256 tokens, half of them the prompt; the reference is the same model without the adapter, and its pass counts; beside TRL",
-    ),
-    (
         "lora_cost",
         "seconds of the LoRA step beside those of the frozen base's forward and backward pass, for which the first norm alone is trained",
+    ),
+    (
+        "dpo_step",
+        "an optimizer step of DPO, LoRA of rank 16, two pairs of 256 tokens, half of them the prompt; the reference is the same model without the adapter, and its pass counts; beside TRL",
     ),
     (
         "burn_qlora_step",

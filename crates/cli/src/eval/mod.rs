@@ -258,7 +258,8 @@ impl Eval {
                 comparison.base,
                 comparison_table(comparison)
             )?;
-            if self.tasks.tasks.iter().any(|task| task == "forgetting") {
+            let suite = |task: &String| task.starts_with("forgetting");
+            if self.tasks.tasks.iter().any(suite) {
                 writeln!(out, "{}", lost(comparison))?;
             }
         }
