@@ -422,7 +422,9 @@ impl Start<'_> {
             quant: None,
             ..self.recipe.clone()
         };
-        let mut dense = load(&dense, base)?;
+        let mut options = load_options(&dense, base)?;
+        options.device = options.device.without_autodiff();
+        let mut dense = model::load(base, &options)?;
         let report = model.begin_at_dense(adapter::NAME, &mut dense, &batches)?;
         note(&format!(
             "QERA: the error of the quantized layers' outputs is {:.1} %, with the adapter {:.1} %",
