@@ -35,7 +35,10 @@ It is not edited by hand.
 
 ";
 
-/// What alignment came to: runs of minutes, whose figures are not those of a race.
+/// What training came to: runs of minutes, whose figures are not those of a race.
+const TRAINING: &str = include_str!("../../../benches/results/training.md");
+
+/// What alignment came to, likewise.
 const ALIGNMENT: &str = include_str!("../../../benches/results/alignment.md");
 
 /// What a case is, in the order of the tables.
@@ -275,6 +278,7 @@ pub(crate) fn render(results: &Results) -> String {
     for (name, meaning) in CASES {
         let _ = writeln!(page, "- `{name}`: {meaning}.");
     }
+    page += TRAINING;
     page += ALIGNMENT;
     // One section for each device and set of contenders.
     let mut sections: BTreeMap<(String, usize, String), Vec<&Line>> = BTreeMap::new();
