@@ -4,10 +4,12 @@
 //! `cargo bench --package flametune-benches -- packed` runs those whose name contains `packed`. Races
 //! with other libraries are the binary `operations`.
 
+#![expect(clippy::expect_used, reason = "an input that does not fit ends the bench")]
+
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use flametune_kernels::{AttentionMask, Precision, attention, rms_norm, swiglu};
+use flametune_kernels::{AttentionMask, attention, linear, rms_norm, swiglu};
 use flametune_quant::{DenseLinear, QuantConfig, QuantKind, QuantLinear, WeightDtype};
 
 /// Width and inner width of SmolLM2's layers.
@@ -37,19 +39,14 @@ fn nf4() -> QuantConfig {
 
 fn products(criterion: &mut Criterion) {
     let weight = numbers([INNER, WIDTH]);
-    let layer = DenseLinear {
-        weight: Param::from_tensor(weight),
-        bias: None,
-        fan_in_fan_out: false,
-        precision: Precision::Full,
-    };
+    let layer = DenseLinear::new(Param::from_tensor(weight.clone()), None);
     let packed = QuantLinear::quantize(&layer, nf4()).expect("the sizes fit");
     let mut group = criterion.benchmark_group("linear_576x1536");
     for rows in ROWS {
         let x = numbers([rows, WIDTH]);
         group.throughput(Throughput::Elements((2 * rows * WIDTH * INNER) as u64));
         group.bench_function(BenchmarkId::new("dense", rows), |bencher| {
-            bencher.iter(|| layer.forward(x.clone()));
+            bencher.iter(|| linear(x.clone(), weight.clone(), None));
         });
         group.bench_function(BenchmarkId::new("packed_nf4", rows), |bencher| {
             bencher.iter(|| packed.forward(x.clone()));

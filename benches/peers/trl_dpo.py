@@ -30,7 +30,7 @@ from trl import DPOConfig, DPOTrainer
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 BETA = 0.1
-RATE = 5e-6
+RATE = 1e-6
 
 
 class Training:
@@ -66,14 +66,15 @@ class Training:
             peft_config=LoraConfig.from_pretrained(adapter),
         )
         self.model = self.trainer.model
-        # Adapters in the format of the activations: in f32 they cost two conversions a layer.
+        # Adapters stay in f32 beside a bf16 base, as TRL has them by default: in bf16 their updates
+        # would be rounded away, and losses would not stay together.
         set_peft_model_state_dict(self.model, load_peft_weights(adapter, device="cpu"))
         self.model.train()
         self.parameters = []
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)
+                parameter.data = parameter.data.float()
                 self.parameters.append(parameter)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE, weight_decay=0.0)
 

@@ -22,6 +22,9 @@ const NAME: &str = "default";
 /// The learning rate of adapters: low, for the peer's are in bf16, and lag behind at higher ones.
 const ADAPTER_RATE: f64 = 5e-6;
 
+/// That of DPO: errors of bf16 add up where a loss falls fast.
+const DPO_RATE: f64 = 1e-6;
+
 /// That of whole models: so low that parameters in bf16, as the peer has them, hardly lag behind.
 const FULL_RATE: f64 = 1e-6;
 
@@ -37,6 +40,7 @@ impl Training {
     pub(crate) fn new(wanted: &protocol::Training) -> Result<Self> {
         let rate = match wanted.method {
             Method::Full => FULL_RATE,
+            Method::Dpo => DPO_RATE,
             _ => ADAPTER_RATE,
         };
         if wanted.method == Method::BurnQlora {

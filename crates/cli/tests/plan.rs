@@ -100,7 +100,6 @@ fn ratio(workshop: &Workshop, sets: &[&str]) -> f64 {
         command.args(["--set", set]);
     }
     let text = stdout(&mut command);
-    println!("{sets:?}\n{text}");
     let peak = text
         .lines()
         .rfind(|line| line.trim_start().starts_with("peak"));

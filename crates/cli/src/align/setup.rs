@@ -50,6 +50,9 @@ impl Workbench {
         };
         let mut options = device.load_options(&checkpoint)?;
         if let Some(quant) = recipe.quant {
+            if quant.reconstruct {
+                bail!("quant.reconstruct is of `flametune train`; align what it has made");
+            }
             let quantize = QuantizeArgs::new(quant.kind, quant.block_size, quant.double_quant);
             options = quantize.apply(options)?;
         }

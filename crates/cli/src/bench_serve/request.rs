@@ -133,6 +133,11 @@ impl Ask {
                 continue;
             };
             if data == "[DONE]" {
+                if sample.tokens == 0 {
+                    // A server that does not count sends a piece for each token.
+                    let pieces = usize::from(sample.first.is_some()) + sample.gaps.len();
+                    sample.tokens = pieces as u64;
+                }
                 return Ok(());
             }
             let chunk: Value = serde_json::from_str(data)?;

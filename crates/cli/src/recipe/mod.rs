@@ -84,6 +84,10 @@ pub(crate) struct QuantSection {
     pub(crate) block_size: usize,
     #[serde(default)]
     pub(crate) double_quant: bool,
+    /// LoRA begins where the layers' outputs are nearest to those of the base before it is quantized
+    /// (QERA), which for that time is in memory as well. The adapter then belongs to the quantized base.
+    #[serde(default)]
+    pub(crate) reconstruct: bool,
 }
 
 /// What a classifier tells apart.

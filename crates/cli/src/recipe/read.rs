@@ -209,6 +209,16 @@ fn check_adapter(
         let place = place("init_lora_weights");
         bail!("{place}: init_lora_weights = \"eva\" is of language models, not of classifiers");
     }
+    if recipe.quant.is_some_and(|quant| quant.reconstruct) {
+        let begins = matches!(&config, PeftConfig::Lora(lora)
+            if lora.init_lora_weights == InitLoraWeights::Kaiming && !lora.use_dora);
+        if !begins || recipe.classifier.is_some() {
+            bail!(
+                "{name}: quant.reconstruct sets the factors of LoRA on a language model, with \
+                 init_lora_weights = true and without DoRA"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -73,7 +73,11 @@ impl Prepared {
         };
         let pass = match folder.resumed() {
             Some(at) => start.go_on(&mut model, at, &checkpoint)?,
-            None => start.begin(&mut model)?,
+            None => {
+                let pass = start.begin(&mut model)?;
+                start.reconstruct(&mut model, &checkpoint)?;
+                pass
+            }
         };
         let report = report(&model);
         Ok(Self {
@@ -340,6 +344,9 @@ pub(crate) fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
 /// Batches that EVA looks at, at most.
 const EVA_BATCHES: usize = 64;
 
+/// Batches that QERA looks at, at most: mean squares settle soon.
+const QERA_BATCHES: usize = 8;
+
 /// What an adapter begins with.
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
@@ -391,24 +398,7 @@ impl Start<'_> {
     /// Begins at what the layers see of the first batches (EVA).
     fn begin_at_activations(&self, model: &mut CausalLm, config: &LoraConfig) -> Result<()> {
         let options = config.eva_config.clone().unwrap_or_default();
-        let mut sampler = self.sampler.clone();
-        let mut batches = Vec::new();
-        for _ in 0..self.sampler.steps_per_epoch() {
-            for batch in self
-                .collator
-                .step(&self.rows.rows, &sampler.next_step())?
-                .batches
-            {
-                batches.push(EvaBatch {
-                    batch: token_batch(&batch)?,
-                    counts: counted(&batch, &options),
-                });
-            }
-            if batches.len() >= EVA_BATCHES {
-                break;
-            }
-        }
-        batches.truncate(EVA_BATCHES);
+        let batches = self.first_batches(EVA_BATCHES, |batch| counted(batch, &options))?;
         note(&format!(
             "EVA: looking at {} batches at most",
             batches.len()
@@ -420,17 +410,70 @@ impl Start<'_> {
         }
         Ok(())
     }
+
+    /// Begins at what quantizing the base loses (QERA), if the recipe says so.
+    fn reconstruct(&self, model: &mut CausalLm, base: &Checkpoint) -> Result<()> {
+        if !self.recipe.quant.is_some_and(|quant| quant.reconstruct) {
+            return Ok(());
+        }
+        let batches = self.first_batches(QERA_BATCHES, real_tokens)?;
+        note(&format!("QERA: looking at {} batches", batches.len()));
+        let dense = Recipe {
+            quant: None,
+            ..self.recipe.clone()
+        };
+        let mut options = load_options(&dense, base)?;
+        options.device = options.device.without_autodiff();
+        let mut dense = model::load(base, &options)?;
+        let report = model.begin_at_dense(adapter::NAME, &mut dense, &batches)?;
+        note(&format!(
+            "QERA: the error of the quantized layers' outputs is {:.1} %, with the adapter {:.1} %",
+            100.0 * report.before,
+            100.0 * report.after
+        ));
+        Ok(())
+    }
+
+    /// The first batches of the run, at most `limit`.
+    fn first_batches(
+        &self,
+        limit: usize,
+        counts: impl Fn(&Batch) -> Vec<bool>,
+    ) -> Result<Vec<EvaBatch>> {
+        let mut sampler = self.sampler.clone();
+        let mut batches = Vec::new();
+        for _ in 0..self.sampler.steps_per_epoch() {
+            let step = sampler.next_step();
+            for batch in self.collator.step(&self.rows.rows, &step)?.batches {
+                batches.push(EvaBatch {
+                    batch: token_batch(&batch)?,
+                    counts: counts(&batch),
+                });
+            }
+            if batches.len() >= limit {
+                break;
+            }
+        }
+        batches.truncate(limit);
+        Ok(batches)
+    }
+}
+
+/// Which tokens of a batch are no padding.
+fn real_tokens(batch: &Batch) -> Vec<bool> {
+    let seq = batch.seq.max(1);
+    (0..batch.labels.len())
+        .map(|place| place % seq < batch.lengths[place / seq])
+        .collect()
 }
 
 /// Which tokens of a batch EVA counts: no padding, and none without a label if it asks for that.
 fn counted(batch: &Batch, options: &EvaConfig) -> Vec<bool> {
-    let seq = batch.seq.max(1);
-    let labels = batch.labels.iter().enumerate();
-    let counts = labels.map(|(place, &label)| {
-        let real = place % seq < batch.lengths[place / seq];
-        real && !(options.use_label_mask && label == options.label_mask_value)
-    });
-    counts.collect()
+    let left_out = |label| options.use_label_mask && label == options.label_mask_value;
+    let labels = batch.labels.iter().zip(real_tokens(batch));
+    labels
+        .map(|(&label, real)| real && !left_out(label))
+        .collect()
 }
 
 /// Gives virtual tokens that begin at a text the ids of that text.
