@@ -89,9 +89,11 @@ def put_on(model, folders):
 
     if isinstance(model, PeftModel):
         model = model.unload()
-    model = PeftModel.from_pretrained(model, folders[0], adapter_name="0", autocast_adapter_dtype=False)
+    # Names that are numbers would be taken for those of layers when an adapter is saved.
+    options = {"autocast_adapter_dtype": False}
+    model = PeftModel.from_pretrained(model, folders[0], adapter_name="adapter0", **options)
     for index, folder in enumerate(folders[1:], 1):
-        model.load_adapter(folder, adapter_name=str(index), autocast_adapter_dtype=False)
+        model.load_adapter(folder, adapter_name=f"adapter{index}", **options)
     return model.eval()
 
 
@@ -107,7 +109,7 @@ def switch(model, token, passes):
 
 def save_adapter(model, folder):
     begin = time.perf_counter()
-    model.save_pretrained(folder, selected_adapters=["0"])
+    model.save_pretrained(folder, selected_adapters=["adapter0"])
     return {"seconds": time.perf_counter() - begin, "sample": []}
 
 

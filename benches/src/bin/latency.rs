@@ -220,7 +220,7 @@ fn tensors(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let file = if direct.is_file() {
         direct
     } else {
-        folder.join("0/adapter_model.safetensors")
+        folder.join("adapter0/adapter_model.safetensors")
     };
     let bytes = fs::read(&file).with_context(|| file.display().to_string())?;
     let cut = || format!("{} is cut short", file.display());

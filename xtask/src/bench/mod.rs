@@ -7,6 +7,7 @@ mod results;
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
@@ -51,24 +52,48 @@ pub(crate) struct Args {
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
     device: String,
     /// Race the peers too; builds their Python environment in the cache folder at first
-    #[arg(long)]
+    #[arg(long, group = "beside")]
     peers: bool,
     /// Keep the results in benches/results/ and write docs/BENCHMARKS.md anew
-    #[arg(long, requires = "peers")]
+    #[arg(long, requires = "beside")]
     save: bool,
+    /// Measure nothing: take these lines of a run elsewhere, such as a machine with a GPU
+    #[arg(long, value_name = "FILE", conflicts_with = "peers", group = "beside")]
+    lines: Option<PathBuf>,
     /// Set what was measured beside earlier results: a file of lines, or a revision of this
     /// repository
     #[arg(long, value_name = "BASE")]
     compare: Option<String>,
 }
 
-/// Builds the benches, runs them, prints their lines and keeps them if asked to.
+/// Gets results, prints their lines, and compares and keeps them if asked to.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let shell = workspace::shell()?;
     let base = match &args.compare {
         Some(base) => Some(compare::base(&shell, base, &args.device)?),
         None => None,
     };
+    let fresh = match &args.lines {
+        Some(file) => {
+            let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            Results::from_jsonl(&text).with_context(|| file.display().to_string())?
+        }
+        None => measured(&shell, args)?,
+    };
+    ensure!(!fresh.is_empty(), "there is no result of `{}`", args.filter);
+    print!("{}", fresh.to_jsonl()?);
+    if let Some(base) = base {
+        console::heading("beside earlier results");
+        console::note(&compare::table(&base, &fresh));
+    }
+    if args.save {
+        save(fresh, &args.device)?;
+    }
+    Ok(())
+}
+
+/// Builds the benches and runs them.
+fn measured(shell: &Shell, args: &Args) -> Result<Results> {
     console::heading("building the benches");
     // The features of a build that has a GPU.
     let cuda = (args.device == "cuda").then_some(["--features", "cuda"]);
@@ -82,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut arguments = vec![OsString::from(&args.filter)];
     if args.peers {
         console::heading("Python environment of the peers");
-        arguments.extend(["--peer".into(), peers::python(&shell)?.into()]);
+        arguments.extend(["--peer".into(), peers::python(shell)?.into()]);
     }
     let mut fresh = Results::default();
     let binaries = if cuda.is_some() {
@@ -96,22 +121,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     arguments.extend(["--device".into(), OsString::from(&args.device)]);
     for binary in binaries {
         console::heading(binary);
-        fresh.extend(measure(&shell, binary, build, &arguments)?);
+        fresh.extend(measure(shell, binary, build, &arguments)?);
     }
-    ensure!(
-        !fresh.is_empty(),
-        "no case is called like `{}`",
-        args.filter
-    );
-    print!("{}", fresh.to_jsonl()?);
-    if let Some(base) = base {
-        console::heading("beside earlier results");
-        console::note(&compare::table(&base, &fresh));
-    }
-    if args.save {
-        save(fresh, &args.device)?;
-    }
-    Ok(())
+    Ok(fresh)
 }
 
 fn measure(shell: &Shell, binary: &str, build: &[&str], arguments: &[OsString]) -> Result<Results> {
