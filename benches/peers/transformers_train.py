@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-RATES = {"lora": 5e-6, "qlora": 5e-6, "full": 1e-6}
+RATES = {"lora": 5e-6, "dora": 5e-6, "qlora": 5e-6, "full": 1e-6}
 
 
 class Training:

@@ -113,9 +113,25 @@ pub fn memory_job(text: &[u32]) -> Result<(String, Job)> {
 /// # Errors
 /// When the model carries no tokenizer.
 pub fn text_ids(model: &Checkpoint) -> Result<Vec<u32>> {
+    encode(model, TEXT)
+}
+
+/// The ids of a text in a GGUF model's vocabulary, without special tokens around it.
+///
+/// # Errors
+/// When the model carries no tokenizer.
+pub fn encode(model: &Checkpoint, text: &str) -> Result<Vec<u32>> {
+    Ok(tokenizer(model)?.encode(text, false)?)
+}
+
+/// The tokenizer of a GGUF model.
+///
+/// # Errors
+/// When it carries none.
+pub(crate) fn tokenizer(model: &Checkpoint) -> Result<Tokenizer> {
     let gguf = model.gguf().context("the model is no GGUF file")?;
     let vocab = gguf.vocabulary()?.context("the model has no tokenizer")?;
-    let tokenizer = Tokenizer::from_gguf(&GgufVocab {
+    Ok(Tokenizer::from_gguf(&GgufVocab {
         architecture: vocab.architecture,
         model: vocab.model,
         pre: vocab.pre,
@@ -132,8 +148,7 @@ pub fn text_ids(model: &Checkpoint) -> Result<Vec<u32>> {
         add_eos_token: vocab.add_eos_token,
         add_space_prefix: vocab.add_space_prefix,
         chat_template: vocab.chat_template,
-    })?;
-    Ok(tokenizer.encode(TEXT, false)?)
+    })?)
 }
 
 #[cfg(test)]

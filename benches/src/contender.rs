@@ -1,14 +1,15 @@
 //! A process that takes part in a race: our own worker, or a peer's script.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::machine::peak_bytes;
+use crate::machine::{peak_bytes, resident_bytes};
 use crate::protocol::{
-    Finished, Job, Number, Operated, Operation, Reply, Request, Rows, Stepped, Training,
+    AdapterKind, Evaluated, Evaluation, Finished, Job, NewAdapter, Number, Operated, Operation,
+    Packed, Quantization, Reply, Request, Rows, Stepped, Timed, Tokenized, Training,
 };
 
 /// The flag under which every binary of this package is the worker instead of the referee.
@@ -17,8 +18,20 @@ pub(crate) const WORKER_FLAG: &str = "--worker";
 /// Generation by Hugging Face transformers on torch.
 const TRANSFORMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_infer.py");
 
+/// Generation by llama.cpp through llama-cpp-python.
+const LLAMA_CPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/llama_cpp_infer.py");
+
+/// Tokenizing by tokenizers and packing by trl.
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/data.py");
+
 /// Training by transformers, peft and bitsandbytes on torch.
 const PEFT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/transformers_train.py");
+
+/// Evaluation by lm-evaluation-harness with transformers.
+const LM_EVAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/lm_eval_tasks.py");
+
+/// DPO by TRL.
+const TRL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/trl_dpo.py");
 
 /// Single operations of torch and bitsandbytes.
 const TORCH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/torch_ops.py");
@@ -57,6 +70,38 @@ impl Contender {
     /// When the process cannot be started.
     pub fn peft(python: &Path, threads: usize) -> Result<Self> {
         Self::script(python, PEFT, threads)
+    }
+
+    /// Starts the script that trains with TRL.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn trl(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, TRL, threads)
+    }
+
+    /// Starts the script that runs llama.cpp.
+    ///
+    /// # Errors
+    /// When the process cannot be started, or has no llama-cpp-python.
+    pub fn llama_cpp(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, LLAMA_CPP, threads)
+    }
+
+    /// Starts the script that tokenizes and packs.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn data(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, DATA, threads)
+    }
+
+    /// Starts the script that evaluates with lm-evaluation-harness.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn lm_eval(python: &Path, threads: usize) -> Result<Self> {
+        Self::script(python, LM_EVAL, threads)
     }
 
     fn script(python: &Path, script: &str, threads: usize) -> Result<Self> {
@@ -112,9 +157,24 @@ impl Contender {
     /// # Errors
     /// When it does not work there.
     pub fn load(&mut self, model: &Path, dtype: Number, threads: usize) -> Result<()> {
+        self.load_as(model, dtype, None, threads)
+    }
+
+    /// Asks for a model to be loaded, with its linear layers quantized where that is wanted.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn load_as(
+        &mut self,
+        model: &Path,
+        dtype: Number,
+        quantize: Option<Quantization>,
+        threads: usize,
+    ) -> Result<()> {
         let request = Request::Load {
             model: model.to_owned(),
             dtype,
+            quantize,
             threads,
         };
         match self.ask(&request)? {
@@ -145,15 +205,90 @@ impl Contender {
         }
     }
 
-    /// Asks for a new adapter to be written.
+    /// Asks for a new LoRA adapter of rank 16 on all linear layers to be written.
     ///
     /// # Errors
     /// When it does not work there.
     pub fn adapter(&mut self, model: &Path, folder: &Path) -> Result<()> {
-        let (model, folder) = (model.to_owned(), folder.to_owned());
-        match self.ask(&Request::Adapter { model, folder })? {
+        let adapter = NewAdapter {
+            kind: AdapterKind::Lora,
+            rank: 16,
+            seed: 7,
+        };
+        self.new_adapter(model, folder, adapter)
+    }
+
+    /// Asks for a new adapter to be written.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn new_adapter(&mut self, model: &Path, folder: &Path, adapter: NewAdapter) -> Result<()> {
+        let request = Request::Adapter {
+            model: model.to_owned(),
+            folder: folder.to_owned(),
+            adapter,
+        };
+        match self.ask(&request)? {
             Reply::Saved => Ok(()),
             other => bail!("making an adapter: {other:?}"),
+        }
+    }
+
+    /// Asks for adapters to be put on the loaded model.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn adapters(&mut self, folders: &[PathBuf]) -> Result<()> {
+        let folders = folders.to_owned();
+        match self.ask(&Request::Adapters { folders })? {
+            Reply::Loaded => Ok(()),
+            other => bail!("loading adapters: {other:?}"),
+        }
+    }
+
+    /// Asks for something that is timed there.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn timed(&mut self, request: &Request) -> Result<Timed> {
+        match self.ask(request)? {
+            Reply::Timed(timed) => Ok(timed),
+            other => bail!("{request:?}: {other:?}"),
+        }
+    }
+
+    /// Asks how likely the loaded model finds rows.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn score(&mut self, rows: &Rows) -> Result<Vec<f64>> {
+        match self.ask(&Request::Score(rows.clone()))? {
+            Reply::Scored(scores) => Ok(scores),
+            other => bail!("scoring: {other:?}"),
+        }
+    }
+
+    /// Asks for the token ids of texts.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn tokenize(&mut self, model: &Path, texts: &[String]) -> Result<Tokenized> {
+        let (model, texts) = (model.to_owned(), texts.to_owned());
+        match self.ask(&Request::Tokenize { model, texts })? {
+            Reply::Tokenized(tokenized) => Ok(tokenized),
+            other => bail!("tokenizing: {other:?}"),
+        }
+    }
+
+    /// Asks for examples to be packed.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn pack(&mut self, lengths: &[usize], row: usize) -> Result<Packed> {
+        let lengths = lengths.to_owned();
+        match self.ask(&Request::Pack { lengths, row })? {
+            Reply::Packed(packed) => Ok(packed),
+            other => bail!("packing: {other:?}"),
         }
     }
 
@@ -165,6 +300,17 @@ impl Contender {
         match self.ask(&Request::Generate(job.clone()))? {
             Reply::Finished(finished) => Ok(finished),
             other => bail!("generating: {other:?}"),
+        }
+    }
+
+    /// Asks for a task to be answered.
+    ///
+    /// # Errors
+    /// When it does not work there.
+    pub fn evaluate(&mut self, evaluation: &Evaluation) -> Result<Evaluated> {
+        match self.ask(&Request::Evaluate(evaluation.clone()))? {
+            Reply::Evaluated(evaluated) => Ok(evaluated),
+            other => bail!("evaluating {}: {other:?}", evaluation.task),
         }
     }
 
@@ -208,6 +354,14 @@ impl Contender {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The memory that the process has in RAM, mapped files included.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        resident_bytes(self.pid()).with_context(|| format!("the memory of process {}", self.pid()))
     }
 
     /// The most memory that the process ever had in RAM, mapped files included.

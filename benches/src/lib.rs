@@ -25,13 +25,18 @@
     )
 )]
 
+mod adapt;
 mod burn_model;
 mod cases;
 mod contender;
+mod dpo;
+mod evaluation;
+mod growth;
 mod machine;
 mod operate;
 mod operations;
 mod options;
+mod prepare_data;
 mod protocol;
 mod race;
 mod record;
@@ -40,14 +45,17 @@ mod train;
 mod training;
 mod worker;
 
-pub use cases::{Case, SPEED_CASES, memory_job, text_ids};
+pub use cases::{Case, SPEED_CASES, encode, memory_job, text_ids};
 pub use contender::Contender;
+pub use evaluation::{EVALUATION_CASES, EvaluationCase, check_answers};
+pub use growth::exponent;
 pub use machine::{CpuTimes, commit, description};
 pub use operations::{OPERATION_CASES, OperationCase, Opponent};
 pub use options::Options;
 pub use protocol::{
-    Finished, Job, Method, Number, Operated, Operation, OperationKind, Reply, Request, Rows,
-    Stepped, Training,
+    AdapterKind, Answer, Evaluated, Evaluation, Finished, Job, Method, NewAdapter, Number,
+    Operated, Operation, OperationKind, Packed, Quantization, Reply, Request, Rows, Stepped, Timed,
+    Tokenized, Training,
 };
 pub use race::{Lap, Race, Side, agreement, check};
 pub use record::{Peer, Record};

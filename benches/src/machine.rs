@@ -29,13 +29,22 @@ pub fn description() -> String {
 
 /// The most memory that a process ever had in RAM, mapped files included, in bytes.
 pub(crate) fn peak_bytes(pid: u32) -> Option<u64> {
-    peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    bytes(
+        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+        "VmHWM:",
+    )
 }
 
-fn peak(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// The memory that a process has in RAM, mapped files included, in bytes.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    bytes(
+        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
+        "VmRSS:",
+    )
+}
+
+fn bytes(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -151,10 +160,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read_in_bytes() {
+    fn memory_is_read_in_bytes() {
         let status = "Name:\ta\nVmPeak:\t  9000 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 1000 kB\n";
-        assert_eq!(peak(status), Some(1_263_616));
-        assert_eq!(peak("Name:\ta\n"), None);
+        assert_eq!(bytes(status, "VmHWM:"), Some(1_263_616));
+        assert_eq!(bytes(status, "VmRSS:"), Some(1_024_000));
+        assert_eq!(bytes("Name:\ta\n", "VmHWM:"), None);
     }
 
     #[test]

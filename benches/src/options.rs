@@ -1,6 +1,7 @@
 //! The command line that the binaries have in common.
 
 use std::env;
+use std::fmt;
 use std::path::PathBuf;
 use std::thread;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use clap::{Parser, ValueEnum};
 
+use crate::contender::Contender;
 use crate::protocol::Number;
 
 /// Every number format that is measured.
@@ -101,6 +103,14 @@ impl Options {
         Ok(model)
     }
 
+    /// The folder of what `cargo xtask fetch` brings.
+    ///
+    /// # Errors
+    /// When the environment names no place for it.
+    pub fn assets(&self) -> Result<PathBuf> {
+        Ok(cache()?.join("assets"))
+    }
+
     /// A folder for large files that a bench writes.
     ///
     /// # Errors
@@ -109,15 +119,47 @@ impl Options {
         Ok(cache()?.join("benches"))
     }
 
+    /// The peer's llama.cpp, where there is one and it starts; a build of it from source may have
+    /// failed where everything else of the peers was installed.
+    #[allow(clippy::print_stderr, reason = "progress goes to standard error")]
+    pub fn llama_cpp(&self) -> Option<Contender> {
+        match Contender::llama_cpp(self.peer.as_deref()?, self.threads()) {
+            Ok(contender) => Some(contender),
+            Err(error) => {
+                eprintln!("no peer: llama.cpp does not start: {error:#}");
+                None
+            }
+        }
+    }
+
     /// The number formats of a case that the filter lets through.
     pub fn selected(&self, case: &str) -> Vec<Number> {
         NUMBERS
             .into_iter()
-            .filter(|dtype| match self.filter.strip_prefix('=') {
-                Some(name) => name == case,
-                None => format!("{case} {dtype}").contains(&self.filter),
-            })
+            .filter(|dtype| self.wants(case, dtype))
             .collect()
+    }
+
+    /// Whether the filter lets a case through in this number format.
+    pub fn wants(&self, case: &str, dtype: impl fmt::Display) -> bool {
+        match self.filter.strip_prefix('=') {
+            Some(name) => name == case,
+            None => format!("{case} {dtype}").contains(&self.filter),
+        }
+    }
+
+    /// A file that `cargo xtask fetch` brings.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn asset(&self, path: &str) -> Result<PathBuf> {
+        let file = cache()?.join("assets").join(path);
+        ensure!(
+            file.is_file(),
+            "{} is missing; `cargo xtask fetch` brings it",
+            file.display()
+        );
+        Ok(file)
     }
 }
 

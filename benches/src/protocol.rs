@@ -27,6 +27,28 @@ impl fmt::Display for Number {
     }
 }
 
+/// How linear layers are stored where they are quantized; embeddings and heads stay dense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// NF4 in blocks of 64.
+    Nf4,
+    /// The same with the scales in 8 bits.
+    Nf4Double,
+    /// Signed bytes in blocks of 64; only ours.
+    Int8,
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nf4 => "nf4",
+            Self::Nf4Double => "nf4+dq",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
 /// What a contender is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +61,9 @@ pub enum Request {
         model: PathBuf,
         /// The number format of its weights in memory.
         dtype: Number,
+        /// What its linear layers are stored as instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quantize: Option<Quantization>,
         /// How many threads to use from here on.
         threads: usize,
     },
@@ -50,12 +75,56 @@ pub enum Request {
     Train(Training),
     /// Take one optimizer step on these rows of token ids, all of which but the first are targets.
     Step(Rows),
-    /// Write a new LoRA adapter for a model into a folder of PEFT's files; the peer is never asked.
+    /// Answer an evaluation task with the loaded model.
+    Evaluate(Evaluation),
+    /// Write a new adapter for a model into a folder of PEFT's files; the peer is never asked.
     Adapter {
         /// The model.
         model: PathBuf,
         /// The folder.
         folder: PathBuf,
+        /// What it is.
+        adapter: NewAdapter,
+    },
+    /// Put these adapters on the loaded model, in place of those that it has.
+    Adapters {
+        /// Folders of PEFT's files.
+        folders: Vec<PathBuf>,
+    },
+    /// Take a token in again and again, each time with the next of the adapters.
+    Switch {
+        /// The token.
+        token: u32,
+        /// How many times.
+        passes: usize,
+    },
+    /// Take rows in at once, each with the next of the adapters; the peer is never asked.
+    Mixed(Rows),
+    /// Write the first of the adapters into a folder of PEFT's files.
+    SaveAdapter {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Put one more adapter on the loaded model, and take it off again.
+    LoadAdapter {
+        /// A folder of PEFT's files.
+        folder: PathBuf,
+    },
+    /// Tell how likely the loaded model finds these rows.
+    Score(Rows),
+    /// Turn texts into token ids, one after the other.
+    Tokenize {
+        /// The `.gguf` file with the vocabulary.
+        model: PathBuf,
+        /// The texts.
+        texts: Vec<String>,
+    },
+    /// Put examples of these lengths into rows by best fit.
+    Pack {
+        /// Tokens of each example.
+        lengths: Vec<usize>,
+        /// Tokens of a row.
+        row: usize,
     },
     /// Write the loaded model into a Hugging Face folder; the peer is never asked.
     Save {
@@ -77,6 +146,9 @@ pub struct Training {
     pub adapter: Option<PathBuf>,
     /// Whether activations of layers are computed again in the backward pass.
     pub recompute: bool,
+    /// The layers that there are, from the first; only ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
     /// How many threads to use from here on.
     pub threads: usize,
 }
@@ -87,12 +159,44 @@ pub struct Training {
 pub enum Method {
     /// LoRA of rank 16 on all linear layers of a dense base.
     Lora,
-    /// The same on an NF4 base, blocks of 64 without double quantization.
+    /// The same with trained magnitudes.
+    Dora,
+    /// [`Self::Lora`] on an NF4 base, blocks of 64 without double quantization.
     Qlora,
+    /// The first norm alone, so that gradients go through the whole frozen base; only ours.
+    FrozenBase,
+    /// [`Self::Lora`] by DPO: rows are chosen answers, then the rejected ones, and the first half of
+    /// each is its prompt.
+    Dpo,
     /// Every parameter.
     Full,
     /// Burn's own `apply_qlora` with 4-bit blocks of 32; only ours.
     BurnQlora,
+}
+
+/// An adapter to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewAdapter {
+    /// Of which method.
+    pub kind: AdapterKind,
+    /// The rank, for methods that have one.
+    pub rank: usize,
+    /// The seed of its numbers.
+    pub seed: u64,
+}
+
+/// A method of adaptation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterKind {
+    /// LoRA on all linear layers.
+    Lora,
+    /// LoRA that changes the output from the start.
+    RandomLora,
+    /// LoRA with trained magnitudes.
+    Dora,
+    /// The weight of the first norm alone.
+    FirstNorm,
 }
 
 /// Rows of token ids, `[batch, seq]`.
@@ -188,13 +292,43 @@ pub struct Job {
     pub decode_steps: usize,
 }
 
+/// A task in the form of lm-evaluation-harness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The folder of its file.
+    pub folder: PathBuf,
+    /// Its name.
+    pub task: String,
+    /// How many texts are read at a time.
+    pub batch_size: usize,
+}
+
+/// A task that was answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluated {
+    /// Seconds of the model.
+    pub seconds: f64,
+    /// Its answers, in the order of documents and choices.
+    pub answers: Vec<Answer>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// A log-likelihood.
+    Number(f64),
+    /// A text.
+    Text(String),
+}
+
 /// What a contender answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To [`Request::Hello`]: names and versions.
     Hello(String),
-    /// To [`Request::Load`] and [`Request::Train`].
+    /// To [`Request::Load`], [`Request::Train`] and [`Request::Adapters`].
     Loaded,
     /// To [`Request::Step`].
     Stepped(Stepped),
@@ -202,10 +336,51 @@ pub enum Reply {
     Operated(Operated),
     /// To [`Request::Generate`].
     Finished(Finished),
+    /// To [`Request::Evaluate`].
+    Evaluated(Evaluated),
     /// To [`Request::Save`] and [`Request::Adapter`].
     Saved,
+    /// To [`Request::Switch`], [`Request::Mixed`], [`Request::SaveAdapter`] and
+    /// [`Request::LoadAdapter`].
+    Timed(Timed),
+    /// To [`Request::Score`]: for each row, minus the logarithm of the likelihood of all tokens but
+    /// the first.
+    Scored(Vec<f64>),
+    /// To [`Request::Tokenize`].
+    Tokenized(Tokenized),
+    /// To [`Request::Pack`].
+    Packed(Packed),
     /// To anything that did not work.
     Failed(String),
+}
+
+/// How long something took, and some of what it made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Seconds of all of it.
+    pub seconds: f64,
+    /// The greatest logit after each pass, or of each row.
+    pub sample: Vec<f32>,
+}
+
+/// What tokenizing took and made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tokenized {
+    /// Seconds of all texts.
+    pub seconds: f64,
+    /// The ids of all texts, end to end.
+    pub ids: Vec<u32>,
+}
+
+/// What packing took and made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Seconds.
+    pub seconds: f64,
+    /// Rows that came out.
+    pub rows: usize,
+    /// Tokens in them.
+    pub tokens: usize,
 }
 
 /// A job's times and what came out.
@@ -234,6 +409,7 @@ mod tests {
         let load = Request::Load {
             model: "m.gguf".into(),
             dtype: Number::Bf16,
+            quantize: None,
             threads: 2,
         };
         assert_eq!(

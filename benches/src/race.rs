@@ -16,7 +16,7 @@ const CALM: f64 = 0.05;
 const PATIENCE: usize = 3;
 
 /// How long to wait for a calm moment after a disturbed round.
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(10);
 
 /// How long a moment is.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -69,9 +69,11 @@ impl<T> Race<T> {
             job(peer, Side::Peer)?;
         }
         let mut rounds: Vec<(Lap<T>, Option<Lap<T>>)> = Vec::new();
+        // Whoever was not left alone for so long will not be soon.
+        let mut hopeful = true;
         while calm(&rounds) < runs && rounds.len() < PATIENCE * runs {
-            if rounds.last().is_some_and(|last| disturbance(last) >= CALM) {
-                wait_for_calm();
+            if hopeful && rounds.last().is_some_and(|last| disturbance(last) >= CALM) {
+                hopeful = wait_for_calm();
             }
             let peer_first = rounds.len() % 2 == 1;
             let mut theirs = None;
@@ -100,8 +102,8 @@ impl<T> Race<T> {
     }
 }
 
-/// Waits until others leave the machine alone for a moment, but not for ever.
-fn wait_for_calm() {
+/// Waits until others leave the machine alone for a moment, but not for ever; whether they did.
+fn wait_for_calm() -> bool {
     let own = std::process::id();
     let begin = Instant::now();
     while begin.elapsed() < WAIT {
@@ -109,9 +111,10 @@ fn wait_for_calm() {
         thread::sleep(MOMENT);
         match (before, CpuTimes::now(own)) {
             (Some(before), Some(after)) if after.taken_by_others(&before) >= CALM => {}
-            _ => return,
+            _ => return true,
         }
     }
+    false
 }
 
 fn calm<T>(rounds: &[(Lap<T>, Option<Lap<T>>)]) -> usize {

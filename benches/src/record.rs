@@ -5,7 +5,6 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::machine;
-use crate::protocol::Number;
 use crate::sample::Sample;
 
 /// What was measured, of whom, beside whom, and where.
@@ -16,7 +15,7 @@ pub struct Record {
     /// `cpu` or `cuda`.
     pub device: String,
     /// The number format of the weights.
-    pub dtype: Number,
+    pub dtype: String,
     /// Batch and lengths.
     pub shape: String,
     /// Our median.
@@ -38,6 +37,9 @@ pub struct Record {
     /// For a peak of memory: the peer's before a model was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_before: Option<f64>,
+    /// For growth: what was measured at each size.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<[f64; 2]>,
     /// The share of the machine that other processes took, at worst.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub others: Option<f64>,
@@ -71,7 +73,7 @@ impl Record {
     /// A record of our own measurements, on this machine and of this commit.
     pub fn new(
         bench: &str,
-        dtype: Number,
+        dtype: impl fmt::Display,
         shape: String,
         ours: &Sample,
         unit: &'static str,
@@ -79,7 +81,7 @@ impl Record {
         Self {
             bench: bench.to_owned(),
             device: "cpu".to_owned(),
-            dtype,
+            dtype: dtype.to_string(),
             shape,
             value: rounded(ours.median()),
             unit,
@@ -89,6 +91,7 @@ impl Record {
             peer: None,
             before: None,
             peer_before: None,
+            points: Vec::new(),
             others: None,
             threads: 0,
             machine: machine::description(),
@@ -155,6 +158,7 @@ impl fmt::Display for Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Number;
 
     #[test]
     fn a_line_has_the_ratio_of_the_medians() {

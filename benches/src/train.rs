@@ -1,23 +1,20 @@
 //! Our side of the training races.
 
-use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use burn::tensor::{DType, Device};
 use flametune_data::{Batch, IGNORE_INDEX};
 use flametune_kernels::Precision;
-use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions, QuantizeOptions};
-use flametune_peft::{
-    LoraConfig, TargetModules, inject, load_adapter, save_adapter, set_trainable,
-};
-use flametune_quant::QuantConfig;
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions};
+use flametune_peft::{load_adapter, set_trainable};
 use flametune_train::optim::ParamGroup;
 use flametune_train::{Schedule, Sft, SftOptions, TrainConfig, Trainer, Warmup};
 
 use crate::burn_model::BurnTraining;
-use crate::protocol::{self, Method, Number, Rows, Stepped};
+use crate::dpo::DpoTraining;
+use crate::protocol::{self, Method, Number, Quantization, Rows, Stepped};
+use crate::worker::quantized;
 
 /// What the adapter is called in the model.
 const NAME: &str = "default";
@@ -25,12 +22,16 @@ const NAME: &str = "default";
 /// The learning rate of adapters: low, for the peer's are in bf16, and lag behind at higher ones.
 const ADAPTER_RATE: f64 = 5e-6;
 
+/// That of DPO: errors of bf16 add up where a loss falls fast.
+const DPO_RATE: f64 = 1e-6;
+
 /// That of whole models: so low that parameters in bf16, as the peer has them, hardly lag behind.
 const FULL_RATE: f64 = 1e-6;
 
 /// A model in training.
 pub(crate) enum Training {
     Ours(Box<Trainer>),
+    Dpo(Box<DpoTraining>),
     Burn(Box<BurnTraining>),
 }
 
@@ -39,6 +40,7 @@ impl Training {
     pub(crate) fn new(wanted: &protocol::Training) -> Result<Self> {
         let rate = match wanted.method {
             Method::Full => FULL_RATE,
+            Method::Dpo => DPO_RATE,
             _ => ADAPTER_RATE,
         };
         if wanted.method == Method::BurnQlora {
@@ -56,6 +58,11 @@ impl Training {
             lr_ratio: 1.0,
             weight_decay: 0.0,
         };
+        if wanted.method == Method::Dpo {
+            let groups = Box::new(even);
+            let training = DpoTraining::new(model, pass, wanted.recompute, config, groups)?;
+            return Ok(Self::Dpo(Box::new(training)));
+        }
         let options = SftOptions {
             recompute: wanted.recompute,
             ..SftOptions::default()
@@ -69,6 +76,7 @@ impl Training {
         let begin = Instant::now();
         let loss = match self {
             Self::Ours(trainer) => trainer.train_step(&[batch(rows)])?.loss,
+            Self::Dpo(training) => training.step(rows)?,
             Self::Burn(training) => training.step(rows)?,
         };
         let seconds = begin.elapsed().as_secs_f64();
@@ -89,43 +97,26 @@ fn load(wanted: &protocol::Training) -> Result<(CausalLm, AdapterPass)> {
     let device = Device::flex().autodiff();
     let mut options = LoadOptions::new(&device, weights, DType::F32).with_precision(precision);
     if wanted.method == Method::Qlora {
-        options = options.with_quantize(QuantizeOptions::new(QuantConfig {
-            double_quant: false,
-            ..QuantConfig::default()
-        }));
+        options = options.with_quantize(quantized(Quantization::Nf4));
     }
     let mut model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
-    let Some(folder) = &wanted.adapter else {
-        return Ok((model, AdapterPass::default()));
+    let pass = match &wanted.adapter {
+        None => AdapterPass::default(),
+        Some(folder) => {
+            load_adapter(&mut model, NAME, folder)?;
+            set_trainable(&mut model, &[NAME])?;
+            AdapterPass::one(NAME)
+        }
     };
-    load_adapter(&mut model, NAME, folder)?;
-    set_trainable(&mut model, &[NAME])?;
-    Ok((model, AdapterPass::one(NAME)))
-}
-
-/// Writes a new LoRA adapter of rank 16 on all linear layers, as PEFT's files.
-pub(crate) fn write_adapter(model: &Path, folder: &Path) -> Result<()> {
-    let options = LoadOptions::new(&Device::flex(), DType::BF16, DType::F32);
-    let mut model = CausalLm::load(&Checkpoint::open(model)?, &options, &mut |_| {})?;
-    let config = LoraConfig {
-        r: 16,
-        lora_alpha: 32.0,
-        target_modules: Some(TargetModules::list([
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "gate_proj",
-            "up_proj",
-            "down_proj",
-        ])),
-        ..LoraConfig::default()
-    };
-    inject(&mut model, NAME, &config.into(), 7)?;
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    if let Some(layers) = wanted.layers {
+        let CausalLm::Decoder(lm) = &mut model else {
+            anyhow::bail!("not of the Llama family");
+        };
+        let all = lm.model.layers.len();
+        ensure!(layers <= all, "{layers} layers of {all}");
+        lm.model.layers.truncate(layers);
     }
-    Ok(save_adapter(&model, NAME, folder)?)
+    Ok((model, pass))
 }
 
 /// Rows of whole sequences, as one batch.

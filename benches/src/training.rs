@@ -9,8 +9,12 @@ use crate::protocol::{Method, Number, Rows, Stepped};
 pub enum Rival {
     /// transformers and peft, with bitsandbytes where the base is quantized.
     Peft,
+    /// TRL on the same.
+    Trl,
     /// Burn's own modules in a process of ours.
     Burn,
+    /// Our own step through the frozen model, where the first norm alone is trained.
+    FrozenBase,
 }
 
 /// What is measured of a case.
@@ -18,6 +22,10 @@ pub enum Rival {
 pub enum Measure {
     /// Tokens per second of an optimizer step.
     Speed,
+    /// Pairs per second of an optimizer step.
+    Pairs,
+    /// Seconds of an optimizer step.
+    Time,
     /// Peak resident memory of loading and some steps.
     Memory,
 }
@@ -52,6 +60,13 @@ const STEP: TrainingCase = TrainingCase {
     shape: [4, 256],
 };
 
+/// A case of DPO beside TRL, two pairs of 256 tokens, half of them the prompt.
+const DPO: TrainingCase = TrainingCase {
+    method: Method::Dpo,
+    rival: Rival::Trl,
+    ..STEP
+};
+
 /// The training races.
 pub const TRAINING_CASES: &[TrainingCase] = &[
     TrainingCase {
@@ -74,8 +89,26 @@ pub const TRAINING_CASES: &[TrainingCase] = &[
         ..STEP
     },
     TrainingCase {
+        name: "dora_step",
+        method: Method::Dora,
+        ..STEP
+    },
+    TrainingCase {
         name: "lora_step_1x2048",
         shape: [1, 2048],
+        ..STEP
+    },
+    TrainingCase {
+        name: "lora_cost",
+        rival: Rival::FrozenBase,
+        measure: Measure::Time,
+        ..STEP
+    },
+    TrainingCase {
+        name: "lora_cost",
+        dtype: Number::F32,
+        rival: Rival::FrozenBase,
+        measure: Measure::Time,
         ..STEP
     },
     TrainingCase {
@@ -83,6 +116,16 @@ pub const TRAINING_CASES: &[TrainingCase] = &[
         method: Method::Qlora,
         rival: Rival::Burn,
         ..STEP
+    },
+    TrainingCase {
+        name: "dpo_step",
+        measure: Measure::Pairs,
+        ..DPO
+    },
+    TrainingCase {
+        name: "dpo_rss",
+        measure: Measure::Memory,
+        ..DPO
     },
     TrainingCase {
         name: "lora_rss",
@@ -118,13 +161,13 @@ pub const TRAINING_CASES: &[TrainingCase] = &[
 ];
 
 impl TrainingCase {
-    /// The rows: consecutive pieces of the text.
+    /// The rows: consecutive pieces of the text; both answers of a pair have one prompt.
     ///
     /// # Errors
     /// When the text is too short.
     pub fn rows(&self, text: &[u32]) -> Result<Rows> {
         let [batch, seq] = self.shape;
-        let rows: Vec<Vec<u32>> = text
+        let mut rows: Vec<Vec<u32>> = text
             .chunks_exact(seq)
             .take(batch)
             .map(<[u32]>::to_vec)
@@ -136,13 +179,22 @@ impl TrainingCase {
             text.len(),
             batch * seq
         );
+        if self.method == Method::Dpo {
+            let (chosen, rejected) = rows.split_at_mut(batch / 2);
+            for (chosen, rejected) in chosen.iter().zip(rejected) {
+                rejected[..seq / 2].copy_from_slice(&chosen[..seq / 2]);
+            }
+        }
         Ok(Rows { rows })
     }
 
     /// The sizes, as a reader may like them.
     pub fn size(&self) -> String {
         let [batch, seq] = self.shape;
-        format!("{batch}x{seq}")
+        match self.method {
+            Method::Dpo => format!("{}x2x{seq}", batch / 2),
+            _ => format!("{batch}x{seq}"),
+        }
     }
 
     /// Tokens of a step.
@@ -150,6 +202,13 @@ impl TrainingCase {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52 tokens")]
         let tokens = self.shape.iter().product::<usize>() as f64;
         tokens
+    }
+
+    /// Pairs of a step.
+    pub fn pairs(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52 pairs")]
+        let pairs = (self.shape[0] / 2) as f64;
+        pairs
     }
 
     /// Multiplications and additions that matrix products of a LoRA step take for each token of
@@ -174,17 +233,21 @@ impl TrainingCase {
         match (self.rival, self.dtype) {
             // Four bits in two formats: the same model, and not the same numbers.
             (Rival::Burn, _) => 0.1,
+            // The very same model, before anything is trained.
+            (Rival::FrozenBase, _) => 1e-6,
             // Sums of a few thousand terms in another order, through 30 layers and some steps.
-            (Rival::Peft, Number::F32) => 1e-3,
+            (Rival::Peft | Rival::Trl, Number::F32) => 1e-3,
             // Every activation of the peer's is rounded to bf16, and its adapters and their
             // averages as well.
             (Rival::Peft, Number::Bf16) => 0.02,
+            // A loss of differences of sums over 128 tokens, each with such an error.
+            (Rival::Trl, Number::Bf16) => 0.05,
         }
     }
 }
 
 /// Makes sure that both trained the same thing: step by step, from the same start, their losses
-/// agree.
+/// agree; beside the frozen base, at the start alone.
 ///
 /// # Errors
 /// When they do not.
@@ -192,7 +255,12 @@ pub fn check_losses<'a>(
     case: &TrainingCase,
     steps: impl IntoIterator<Item = (&'a Stepped, &'a Stepped)>,
 ) -> Result<()> {
-    for (step, (ours, peer)) in steps.into_iter().enumerate() {
+    // Other parameters are trained on either side of this one.
+    let compared = match case.rival {
+        Rival::FrozenBase => 1,
+        Rival::Peft | Rival::Trl | Rival::Burn => usize::MAX,
+    };
+    for (step, (ours, peer)) in steps.into_iter().enumerate().take(compared) {
         ensure!(
             (ours.loss - peer.loss).abs() <= case.tolerance() * peer.loss,
             "step {step}: the loss is {} here and {} there",
@@ -216,6 +284,12 @@ mod tests {
         let text: Vec<u32> = (0..10).collect();
         assert_eq!(case.rows(&text).unwrap().rows, [[0, 1, 2], [3, 4, 5]]);
         assert_eq!(case.size(), "2x3");
+        let dpo = TrainingCase {
+            shape: [2, 4],
+            ..DPO
+        };
+        assert_eq!(dpo.rows(&text).unwrap().rows, [[0, 1, 2, 3], [0, 1, 6, 7]]);
+        assert_eq!(dpo.size(), "1x2x4");
         let error = case.rows(&text[..5]).unwrap_err().to_string();
         assert!(
             error.ends_with("the text has 5 tokens, 6 are needed"),

@@ -7,11 +7,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Tensor};
 use flametune_kernels::{Precision, in_pool};
-use flametune_lm::{AdapterPass, CausalLm, Checkpoint, KvCache, LoadOptions, TokenBatch};
+use flametune_lm::{
+    AdapterPass, CausalLm, Checkpoint, KvCache, LoadOptions, QuantizeOptions, TokenBatch,
+};
+use flametune_quant::{QuantConfig, QuantKind};
 
+use crate::adapt::{load_one_more, mixed, put_on, save_first, score, switch, write_adapter};
+use crate::cases::tokenizer;
+use crate::evaluation;
 use crate::operate::Prepared;
-use crate::protocol::{Finished, Job, Number, Reply, Request};
-use crate::train::{Training, write_adapter};
+use crate::prepare_data::{Examples, Texts};
+use crate::protocol::{Finished, Job, Number, Quantization, Reply, Request};
+use crate::train::Training;
 
 /// Shards of a saved model are never split: the peer then maps one file.
 const ONE_SHARD: usize = usize::MAX;
@@ -40,11 +47,15 @@ struct State {
     loaded: Option<Loaded>,
     prepared: Option<Prepared>,
     training: Option<Training>,
+    texts: Option<Texts>,
+    examples: Option<Examples>,
 }
 
 struct Loaded {
     checkpoint: Checkpoint,
     model: CausalLm,
+    /// Names of the adapters on the model.
+    adapters: Vec<String>,
 }
 
 fn carry_out(
@@ -54,6 +65,8 @@ fn carry_out(
         loaded,
         prepared,
         training,
+        texts,
+        examples,
     }: &mut State,
 ) -> Result<Reply> {
     let model = || "no model is loaded";
@@ -65,15 +78,22 @@ fn carry_out(
         Request::Load {
             model,
             dtype,
+            quantize,
             threads: _, // set before this process started, through RAYON_NUM_THREADS
         } => {
-            *loaded = Some(load(&model, dtype)?);
+            *loaded = Some(in_pool(|| load(&model, dtype, quantize))?);
             Ok(Reply::Loaded)
         }
         Request::Generate(job) => {
             let loaded = loaded.as_ref().with_context(model)?;
             let finished = in_pool(|| generate(&loaded.model, &job))?;
             Ok(Reply::Finished(finished))
+        }
+        Request::Evaluate(wanted) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let tokenizer = tokenizer(&loaded.checkpoint)?;
+            let evaluated = evaluation::run(&loaded.model, &tokenizer, &wanted)?;
+            Ok(Reply::Evaluated(evaluated))
         }
         Request::Operate(operation) => in_pool(|| {
             let operation = Prepared::new(operation, device, prepared.take())?;
@@ -87,9 +107,52 @@ fn carry_out(
             let training = training.as_mut().context("nothing is in training")?;
             Ok(Reply::Stepped(in_pool(|| training.step(&rows))?))
         }
-        Request::Adapter { model, folder } => {
-            write_adapter(&model, &folder)?;
+        Request::Adapter {
+            model,
+            folder,
+            adapter,
+        } => {
+            write_adapter(&model, &folder, adapter)?;
             Ok(Reply::Saved)
+        }
+        Request::Adapters { folders } => {
+            let loaded = loaded.as_mut().with_context(model)?;
+            put_on(&mut loaded.model, &mut loaded.adapters, &folders)?;
+            Ok(Reply::Loaded)
+        }
+        Request::Switch { token, passes } => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let timed = in_pool(|| switch(&loaded.model, &loaded.adapters, token, passes))?;
+            Ok(Reply::Timed(timed))
+        }
+        Request::Mixed(rows) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            let timed = in_pool(|| mixed(&loaded.model, &loaded.adapters, &rows))?;
+            Ok(Reply::Timed(timed))
+        }
+        Request::SaveAdapter { folder } => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            Ok(Reply::Timed(save_first(
+                &loaded.model,
+                &loaded.adapters,
+                &folder,
+            )?))
+        }
+        Request::LoadAdapter { folder } => {
+            let loaded = loaded.as_mut().with_context(model)?;
+            Ok(Reply::Timed(load_one_more(&mut loaded.model, &folder)?))
+        }
+        Request::Score(rows) => {
+            let loaded = loaded.as_ref().with_context(model)?;
+            Ok(Reply::Scored(in_pool(|| score(&loaded.model, &rows))?))
+        }
+        Request::Tokenize { model, texts: all } => {
+            let vocabulary = Texts::new(&model, texts.take())?;
+            Ok(Reply::Tokenized(texts.insert(vocabulary).tokenize(&all)?))
+        }
+        Request::Pack { lengths, row } => {
+            let made = Examples::new(lengths, examples.take());
+            Ok(Reply::Packed(examples.insert(made).pack(row)?))
         }
         Request::Save { folder } => {
             let loaded = loaded.as_ref().with_context(model)?;
@@ -100,15 +163,36 @@ fn carry_out(
     }
 }
 
-fn load(path: &Path, dtype: Number) -> Result<Loaded> {
+fn load(path: &Path, dtype: Number, quantize: Option<Quantization>) -> Result<Loaded> {
     let checkpoint = Checkpoint::open(path)?;
     let (weights, precision) = match dtype {
         Number::F32 => (DType::F32, Precision::Full),
         Number::Bf16 => (DType::BF16, Precision::Bf16),
     };
-    let options = LoadOptions::new(&Device::flex(), weights, DType::F32).with_precision(precision);
+    let mut options =
+        LoadOptions::new(&Device::flex(), weights, DType::F32).with_precision(precision);
+    if let Some(quantization) = quantize {
+        options = options.with_quantize(quantized(quantization));
+    }
     let model = CausalLm::load(&checkpoint, &options, &mut |_| {})?;
-    Ok(Loaded { checkpoint, model })
+    Ok(Loaded {
+        checkpoint,
+        model,
+        adapters: Vec::new(),
+    })
+}
+
+/// Every linear layer but the head.
+pub(crate) fn quantized(quantization: Quantization) -> QuantizeOptions {
+    let kind = match quantization {
+        Quantization::Nf4 | Quantization::Nf4Double => QuantKind::Nf4,
+        Quantization::Int8 => QuantKind::Int8,
+    };
+    QuantizeOptions::new(QuantConfig {
+        kind,
+        double_quant: quantization == Quantization::Nf4Double,
+        ..QuantConfig::default()
+    })
 }
 
 fn generate(model: &CausalLm, job: &Job) -> Result<Finished> {

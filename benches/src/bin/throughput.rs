@@ -11,8 +11,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Parser;
 use flametune_benches::{
-    Case, Contender, Finished, Lap, Number, Options, Race, Record, SPEED_CASES, Sample, agreement,
-    check, serve, text_ids,
+    Case, Contender, Finished, Lap, Number, Options, Quantization, Race, Record, SPEED_CASES,
+    Sample, agreement, check, serve, text_ids,
 };
 use flametune_lm::Checkpoint;
 
@@ -29,8 +29,21 @@ fn main() -> Result<()> {
             .filter(|case| options.selected(case.name).contains(&dtype))
             .collect();
         if !cases.is_empty() {
-            race(&options, &model, dtype, &cases, &text)?;
+            let peer = match &options.peer {
+                Some(python) => Some(Contender::transformers(python, options.threads())?),
+                None => None,
+            };
+            race(&options, &model, (dtype, None), peer, &cases, &text)?;
         }
+    }
+    let cases: Vec<&Case> = SPEED_CASES
+        .iter()
+        .filter(|case| options.wants(case.name, Quantization::Nf4))
+        .collect();
+    if !cases.is_empty() {
+        let peer = options.llama_cpp();
+        let weights = (Number::Bf16, Some(Quantization::Nf4));
+        race(&options, &model, weights, peer, &cases, &text)?;
     }
     Ok(())
 }
@@ -39,18 +52,16 @@ fn main() -> Result<()> {
 fn race(
     options: &Options,
     model: &Path,
-    dtype: Number,
+    (dtype, quantize): (Number, Option<Quantization>),
+    mut peer: Option<Contender>,
     cases: &[&Case],
     text: &[u32],
 ) -> Result<()> {
     let threads = options.threads();
     let mut ours = Contender::ours(threads, "cpu")?;
-    ours.load(model, dtype, threads)?;
-    let mut peer = None;
-    if let Some(python) = &options.peer {
-        let mut contender = Contender::transformers(python, threads)?;
-        contender.load(model, dtype, threads)?;
-        peer = Some(contender);
+    ours.load_as(model, dtype, quantize, threads)?;
+    if let Some(contender) = &mut peer {
+        contender.load_as(model, dtype, quantize, threads)?;
     }
     for case in cases {
         let job = case.job(text)?;
@@ -63,6 +74,9 @@ fn race(
         let software = peer.as_ref().map(Contender::software);
         let mut record = record(case, dtype, &race, software)
             .with_context(|| format!("{} {dtype} is no result", case.name))?;
+        if let Some(quantization) = quantize {
+            record.dtype = quantization.to_string();
+        }
         record.threads = threads;
         eprintln!("{record}");
         println!("{}", serde_json::to_string(&record)?);

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::Parser;
 use flametune_benches::{
-    Contender, Lap, Measure, Method, Number, Operation, OperationKind, Options, Race, Record,
-    Rival, Rows, Sample, Stepped, TRAINING_CASES, Training, TrainingCase, check_losses, serve,
-    text_ids,
+    AdapterKind, Contender, Lap, Measure, Method, NewAdapter, Number, Operation, OperationKind,
+    Options, Race, Record, Rival, Rows, Sample, Stepped, TRAINING_CASES, Training, TrainingCase,
+    check_losses, serve, text_ids,
 };
 use flametune_lm::Checkpoint;
 
@@ -46,8 +46,8 @@ fn main() -> Result<()> {
     for case in cases {
         let rows = case.rows(&text)?;
         let records = match case.measure {
-            Measure::Speed => speed(&options, case, &files, &rows),
-            Measure::Memory => memory(&options, case, &files, &rows).map(|record| vec![record]),
+            Measure::Speed | Measure::Pairs | Measure::Time => speed(&options, case, &files, &rows),
+            Measure::Memory => memory(&options, case, &files, &rows),
         };
         let records = records.with_context(|| format!("{} is no result", case.name))?;
         for mut record in records {
@@ -68,11 +68,20 @@ fn fraction_of(case: &TrainingCase) -> Option<&'static str> {
     }
 }
 
+/// The adapters that contenders start from, and the folders that they are in.
+const ADAPTERS: [(AdapterKind, &str); 4] = [
+    (AdapterKind::Lora, "adapter"),
+    // A policy that is its reference would have the loss ln 2 whatever it computes.
+    (AdapterKind::RandomLora, "adapter-random"),
+    (AdapterKind::Dora, "adapter-dora"),
+    (AdapterKind::FirstNorm, "adapter-norm"),
+];
+
 /// What all contenders start from.
 struct Files {
     /// The model in f32 and in bf16.
     models: [PathBuf; 2],
-    adapter: PathBuf,
+    scratch: PathBuf,
 }
 
 impl Files {
@@ -89,9 +98,25 @@ impl Files {
         // Both hold the same numbers, which bf16 can represent.
         let bf16 = save(Number::Bf16)?;
         let models = [widened(options, &bf16)?, bf16];
-        let adapter = scratch.join("adapter");
-        Contender::ours(threads, "cpu")?.adapter(gguf, &adapter)?;
-        Ok(Self { models, adapter })
+        let mut ours = Contender::ours(threads, "cpu")?;
+        for (kind, folder) in ADAPTERS {
+            let (rank, seed) = (16, 7);
+            ours.new_adapter(gguf, &scratch.join(folder), NewAdapter { kind, rank, seed })?;
+        }
+        Ok(Self { models, scratch })
+    }
+
+    /// The adapter that a method trains, where it trains one.
+    fn adapter(&self, method: Method) -> Option<PathBuf> {
+        let wanted = match method {
+            Method::Lora | Method::Qlora => AdapterKind::Lora,
+            Method::Dpo => AdapterKind::RandomLora,
+            Method::Dora => AdapterKind::Dora,
+            Method::FrozenBase => AdapterKind::FirstNorm,
+            _ => return None,
+        };
+        let (_, folder) = ADAPTERS.into_iter().find(|(kind, _)| *kind == wanted)?;
+        Some(self.scratch.join(folder))
     }
 
     fn training(&self, case: &TrainingCase, method: Method, threads: usize) -> Training {
@@ -104,8 +129,9 @@ impl Files {
             model: model.clone(),
             dtype: case.dtype,
             method,
-            adapter: matches!(method, Method::Lora | Method::Qlora).then(|| self.adapter.clone()),
+            adapter: self.adapter(method),
             recompute: case.recompute,
+            layers: None,
             threads,
         }
     }
@@ -128,24 +154,42 @@ fn ready(
     files: &Files,
     rival: Option<Rival>,
 ) -> Result<Option<Contender>> {
+    let Some((mut contender, training)) = started(options, case, files, rival)? else {
+        return Ok(None);
+    };
+    contender.train(&training)?;
+    Ok(Some(contender))
+}
+
+/// Starts a contender; what it is to train.
+fn started(
+    options: &Options,
+    case: &TrainingCase,
+    files: &Files,
+    rival: Option<Rival>,
+) -> Result<Option<(Contender, Training)>> {
     let threads = options.threads();
     let (contender, method) = match rival {
         None => (Contender::ours(threads, "cpu")?, case.method),
         Some(Rival::Burn) => (Contender::ours(threads, "cpu")?, Method::BurnQlora),
+        Some(Rival::FrozenBase) => (Contender::ours(threads, "cpu")?, Method::FrozenBase),
         Some(Rival::Peft) => match &options.peer {
             Some(python) => (Contender::peft(python, threads)?, case.method),
             None => return Ok(None),
         },
+        Some(Rival::Trl) => match &options.peer {
+            Some(python) => (Contender::trl(python, threads)?, case.method),
+            None => return Ok(None),
+        },
     };
-    let mut contender = contender;
-    contender.train(&files.training(case, method, threads))?;
-    Ok(Some(contender))
+    Ok(Some((contender, files.training(case, method, threads))))
 }
 
 fn software(case: &TrainingCase, peer: &Contender) -> String {
     match case.rival {
         Rival::Burn => "Burn 0.22.1 apply_qlora, Q4S in blocks of 32".to_owned(),
-        Rival::Peft => peer.software().to_owned(),
+        Rival::FrozenBase => format!("{}, the frozen base alone", peer.software()),
+        Rival::Peft | Rival::Trl => peer.software().to_owned(),
     }
 }
 
@@ -171,7 +215,11 @@ fn speed(
     let [own, theirs] = &steps;
     check_losses(case, own.iter().zip(theirs))?;
     let sample = |laps: &[Lap<Stepped>]| {
-        let rate = |lap: &Lap<Stepped>| case.tokens() / lap.finished.seconds;
+        let rate = |lap: &Lap<Stepped>| match case.measure {
+            Measure::Time => lap.finished.seconds,
+            Measure::Pairs => case.pairs() / lap.finished.seconds,
+            _ => case.tokens() / lap.finished.seconds,
+        };
         Sample::new(laps.iter().map(rate).collect())
     };
     let (own, theirs) = (
@@ -187,7 +235,12 @@ fn speed(
         record.others = Some((race.others() * 100.0).round() / 100.0);
         record
     };
-    let record = Record::new(case.name, case.dtype, case.size(), &own, "tok/s");
+    let unit = match case.measure {
+        Measure::Time => "s",
+        Measure::Pairs => "pairs/s",
+        _ => "tok/s",
+    };
+    let record = Record::new(case.name, case.dtype, case.size(), &own, unit);
     let mut records = vec![beside(record, &own, theirs.as_ref())];
     if let Some(name) = fraction_of(case) {
         let peak = peak(options, case.dtype)?;
@@ -226,31 +279,80 @@ fn peak(options: &Options, dtype: Number) -> Result<f64> {
     Ok(operations / fastest)
 }
 
-fn memory(options: &Options, case: &TrainingCase, files: &Files, rows: &Rows) -> Result<Record> {
-    let (mut ours, mut peer, mut name) = (Vec::new(), Vec::new(), String::new());
-    let live = |mut contender: Contender| -> Result<(f64, Vec<Stepped>, Contender)> {
-        let steps = (0..MEMORY_STEPS)
-            .map(|_| contender.step(rows))
-            .collect::<Result<_>>()?;
-        #[allow(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
-        let peak = contender.peak_bytes()? as f64 / 1e6;
-        Ok((peak, steps, contender))
+/// The parts that peaks of memory are divided into: what the program has before it sees a model,
+/// what it has more with the model and its adapter, and the peak of steps above both.
+const PARTS: [&str; 3] = ["program", "model", "step"];
+
+/// A contender's memory after some steps, in megabytes.
+struct Life {
+    peak: f64,
+    parts: [f64; 3],
+    steps: Vec<Stepped>,
+    software: String,
+}
+
+fn live(
+    options: &Options,
+    case: &TrainingCase,
+    files: &Files,
+    rows: &Rows,
+    rival: Option<Rival>,
+) -> Result<Option<Life>> {
+    let Some((mut contender, training)) = started(options, case, files, rival)? else {
+        return Ok(None);
     };
+    let program = megabytes(contender.resident_bytes()?);
+    contender.train(&training)?;
+    let loaded = megabytes(contender.resident_bytes()?);
+    let steps = (0..MEMORY_STEPS)
+        .map(|_| contender.step(rows))
+        .collect::<Result<_>>()?;
+    let peak = megabytes(contender.peak_bytes()?);
+    Ok(Some(Life {
+        peak,
+        parts: [program, loaded - program, peak - loaded],
+        steps,
+        software: software(case, &contender),
+    }))
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
+    let bytes = bytes as f64;
+    bytes / 1e6
+}
+
+fn memory(
+    options: &Options,
+    case: &TrainingCase,
+    files: &Files,
+    rows: &Rows,
+) -> Result<Vec<Record>> {
+    let (mut ours, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..MEMORY_RUNS.min(options.runs) {
-        let own = ready(options, case, files, None)?.context("no contender")?;
-        let (own, own_steps, _) = live(own)?;
-        ours.push(own);
-        if let Some(contender) = ready(options, case, files, Some(case.rival))? {
-            let (theirs, steps, contender) = live(contender)?;
-            check_losses(case, own_steps.iter().zip(&steps))?;
+        let own = live(options, case, files, rows, None)?.context("no contender")?;
+        if let Some(theirs) = live(options, case, files, rows, Some(case.rival))? {
+            check_losses(case, own.steps.iter().zip(&theirs.steps))?;
             peer.push(theirs);
-            name = software(case, &contender);
+        }
+        ours.push(own);
+    }
+    let record = |name: &str, value: &dyn Fn(&Life) -> f64| -> Result<Record> {
+        let sample = |lives: &[Life]| Sample::new(lives.iter().map(value).collect());
+        let own = sample(&ours).context("no run")?;
+        let record = Record::new(name, case.dtype, case.size(), &own, "MB");
+        Ok(match (sample(&peer), peer.first()) {
+            (Some(theirs), Some(first)) => record.beside(&first.software, &theirs, None),
+            _ => record,
+        })
+    };
+    let mut records = vec![record(case.name, &|life| life.peak)?];
+    if matches!(case.rival, Rival::Peft | Rival::Trl) {
+        for (index, part) in PARTS.into_iter().enumerate() {
+            records.push(record(&format!("{}_{part}", case.name), &|life| {
+                life.parts[index]
+            })?);
         }
     }
-    let own = Sample::new(ours).context("no run")?;
-    let record = Record::new(case.name, case.dtype, case.size(), &own, "MB");
-    Ok(match Sample::new(peer) {
-        Some(theirs) => record.beside(&name, &theirs, None),
-        None => record,
-    })
+    Ok(records)
 }

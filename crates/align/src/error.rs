@@ -45,11 +45,15 @@ pub enum Error {
         /// What the record is.
         got: &'static str,
     },
-    /// Judged answers that are all wanted, or all unwanted.
-    #[error("all {answers} answers have the label {present}: KTO needs wanted and other answers")]
+    /// Answers or steps that all have one label.
+    #[error("all {count} {what} have the label {present}: {method} needs {what} of both labels")]
     MissingClass {
+        /// Answers, or steps.
+        what: &'static str,
+        /// The method.
+        method: &'static str,
         /// How many there are.
-        answers: usize,
+        count: usize,
         /// The only label.
         present: bool,
     },

@@ -45,6 +45,7 @@ mod kl;
 pub mod losses;
 mod metrics;
 pub mod online;
+mod pass;
 pub mod preference;
 mod reference;
 pub mod reward_model;

@@ -106,7 +106,7 @@ fn reinforce_returns_are_whitened_over_all_tokens() {
 fn a_report_counts_right_pairs_and_confidence() {
     let report = RewardReport::of(&[2.0, 2.0, 2.0, -2.0]);
     assert_eq!(
-        (report.pairs, report.accuracy, report.margin),
+        (report.items, report.accuracy, report.margin),
         (4, 0.75, 1.0)
     );
     // The confidence is σ(2) = 0.8808 for all, and three of four are right.

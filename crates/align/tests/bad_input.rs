@@ -60,7 +60,7 @@ fn a_missing_class_is_refused() {
     let error = judged(&lines).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "all 2 answers have the label true: KTO needs wanted and other answers"
+        "all 2 answers have the label true: KTO needs answers of both labels"
     );
 }
 

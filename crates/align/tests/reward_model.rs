@@ -4,7 +4,8 @@ use burn::module::Module;
 use flametune_align::losses::RewardLossOptions;
 use flametune_align::preference::AnswerRows;
 use flametune_align::reward_model::{
-    RewardFeed, RewardModel, RewardReport, RewardTraining, longer_answer_accuracy,
+    RewardFeed, RewardModel, RewardReport, RewardTraining, commonest_label_accuracy,
+    longer_answer_accuracy,
 };
 use flametune_align::rewards::{JudgeReward, ModelReward, RewardSum, Sample};
 use flametune_align::{Error, HEAD_FILE, ScalarHead, vocabulary_digest};
@@ -56,7 +57,7 @@ fn separable_pairs_are_told_apart() {
     assert!((report.first_eval.unwrap() - 2_f64.ln()).abs() < 1e-6);
     let model = trainer.into_model().valid();
     let report = RewardReport::measure(&model, &held_out, &pass, 20, &collator()).unwrap();
-    assert_eq!(report.pairs, 120);
+    assert_eq!(report.items, 120);
     assert!(report.accuracy > 0.9, "{report:?}");
     assert!(report.accuracy > longer_answer_accuracy(&held_out).unwrap());
 
@@ -84,6 +85,72 @@ fn separable_pairs_are_told_apart() {
     assert!(scores[0] > scores[1], "{scores:?}");
     let mean = f64::from(scores[0] + scores[1]) / 2.0;
     assert!((parts.mean("rewards/model/mean").unwrap() - mean).abs() < 1e-5);
+}
+
+#[test]
+fn wrong_steps_are_told_from_right_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    // A step is right where it says what the question asks for.
+    let line = |n: usize| {
+        let step = |right: bool, k: usize| match right {
+            true => format!("yes yes {k}"),
+            false => format!("no no {k}"),
+        };
+        let labels: Vec<bool> = (0..3)
+            .map(|place| (n + place).is_multiple_of(2 + place))
+            .collect();
+        let steps = labels.iter().enumerate();
+        let steps: Vec<String> = steps
+            .map(|(place, right)| step(*right, n + place))
+            .collect();
+        serde_json::json!({ "prompt": format!("Is {n} so?"), "completions": steps, "labels": labels })
+            .to_string()
+    };
+    let lines: Vec<String> = (0..120).map(line).collect();
+    let encoder = encoder(100);
+    let read = |lines: &[String]| {
+        AnswerRows::steps(
+            &mut dataset(folder.path(), lines),
+            &encoder,
+            "a process reward model",
+        )
+        .unwrap()
+    };
+    let (train, held_out) = (read(&lines[..80]), read(&lines[80..]));
+    let (lm, pass) = model(4, "reward");
+    let score = ScalarHead::zeros(D_MODEL, &lm.device());
+    let sampler = SamplerOptions {
+        batch_size: BatchSize::Examples(8),
+        ..SamplerOptions::default()
+    };
+    let sampler = BatchSampler::new(&train.lengths(), sampler).unwrap();
+    let feed = RewardFeed::new(&train, sampler, collator()).unwrap();
+    let feed = feed.evaluate_with(&held_out, 20).unwrap();
+    let objective = RewardTraining {
+        pass: pass.clone(),
+        options: RewardLossOptions::default(),
+        recompute: false,
+    };
+    let model = RewardModel { lm, score };
+    let mut trainer = Trainer::new(model, objective, config(30, 5e-3), groups(0.0, 1.0)).unwrap();
+    let mut observer = Steps::default();
+    let options = FitOptions::default();
+    let report = run(&mut trainer, feed, &options, &mut observer, &|_, _| Ok(()));
+    // Scores of zero say nothing of any step, however many an answer has.
+    assert!((report.unwrap().first_eval.unwrap() - 2_f64.ln()).abs() < 1e-6);
+    let model = trainer.into_model().valid();
+    let report = RewardReport::measure(&model, &held_out, &pass, 20, &collator()).unwrap();
+    assert_eq!(report.items, 120);
+    let commonest = commonest_label_accuracy(&held_out).unwrap();
+    assert!((0.5..0.7).contains(&commonest), "{commonest}");
+    assert!(report.accuracy > 0.95, "{report:?}");
+
+    let same = r#"{"prompt": "q", "completions": ["a", "b"], "labels": [true, true]}"#.to_owned();
+    let error = AnswerRows::steps(&mut dataset(folder.path(), &[same]), &encoder, "it");
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "all 2 steps have the label true: it needs steps of both labels"
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use flametune_lm::{AdapterPass, BertModel, LoadOptions};
 use flametune_peft::load_adapter;
 use flametune_train::classify::{add_head, class_scores};
 
+use crate::adapter::passport;
 use crate::recipe::{self, Recipe};
 use crate::train::folder::saved_recipe;
 use crate::{adapter, model, text};
@@ -80,6 +81,7 @@ impl Classifier {
         let folder = run.join(recipe::ADAPTER);
         load_adapter(&mut model, adapter::NAME, &folder)
             .with_context(|| format!("cannot load the adapter {}", folder.display()))?;
+        passport::check(&folder, &checkpoint, &model)?;
         Ok(Self {
             classes: section.classes,
             max_length: recipe.data.max_length,

@@ -4,24 +4,24 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use flametune_data::{Batch, Collator};
+use flametune_data::{Batch, BatchSampler, Collator};
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint, DecoderConfig, LoadOptions};
-use flametune_peft::{LoraConfig, PeftConfig, TargetModules, report};
+use flametune_peft::{LoraConfig, PeftConfig, Slots, TargetModules, report};
 use flametune_train::fit::TrainingRows;
 use flametune_train::plan::{
-    Fit, LowRank, Measured, ModelShape, Plan as MemoryPlan, Projection, Settings, Storage, Trained,
-    fitting,
+    Fit, LowRank, Magnitudes, Measured, ModelShape, Plan as MemoryPlan, Projection, Settings,
+    Storage, Trained, fitting,
 };
 use flametune_train::record::Memory;
 use flametune_train::{Error, Sft, Trainer, optim};
 use indicatif::HumanBytes;
 
-use crate::model;
 use crate::recipe::{self, Recipe, peft_config};
 use crate::train::recipe_text;
 use crate::train::sampling::TextSide;
-use crate::train::setup::{self, MULTIPLE, encoder, text_side, training_rows};
+use crate::train::setup::{self, MULTIPLE, Start, encoder, text_side, training_rows};
 use crate::train::terminal::{note, print};
+use crate::{adapter, model};
 
 /// Part of the memory that is left to other programs.
 const SPARE: f64 = 0.05;
@@ -165,7 +165,9 @@ impl<'a> Sketch<'a> {
             bail!("there are no training data: no record is left");
         }
         let virtual_tokens = match &recipe.adapter {
-            Some(section) => peft_config(section, recipe.task_type(), name)?.num_virtual_tokens(),
+            Some(section) => {
+                peft_config(section, recipe.task_type(), name, None)?.num_virtual_tokens()
+            }
             None => 0,
         };
         Ok(Self {
@@ -226,7 +228,7 @@ impl<'a> Sketch<'a> {
         let Some(section) = &self.recipe.adapter else {
             return Ok(Some(Trained::Everything));
         };
-        let config = peft_config(section, self.recipe.task_type(), self.name)?;
+        let config = peft_config(section, self.recipe.task_type(), self.name, None)?;
         Ok(match &config {
             PeftConfig::Lora(lora) => low_rank(lora, &self.shape).map(Trained::LowRank),
             PeftConfig::PromptTuning(prompt) => {
@@ -235,6 +237,7 @@ impl<'a> Sketch<'a> {
                     r: 0,
                     projections: Vec::new(),
                     other: count * self.shape.d_model,
+                    magnitudes: Magnitudes::None,
                 }))
             }
             _ => None,
@@ -249,7 +252,16 @@ impl<'a> Sketch<'a> {
         setup::check_length(self.recipe, &model)?;
         drop(checkpoint);
         let weights = now().saturating_sub(self.program_bytes);
-        let pass = setup::adapt(self.name, self.recipe, &self.text, &mut model, None)?;
+        let sampler = self.sampler()?;
+        let start = Start {
+            name: self.name,
+            recipe: self.recipe,
+            text: &self.text,
+            rows: &self.rows,
+            sampler: &sampler,
+            collator: &self.collator()?,
+        };
+        let pass = start.begin(&mut model)?;
         let plan = MemoryPlan::of(&self.shape, &self.settings(self.trained_in(&model)?));
         let peak = self.peak(model, pass)?;
         let measured = Measured::peak(&plan, peak).with(&plan, "base weights", weights);
@@ -261,16 +273,24 @@ impl<'a> Sketch<'a> {
         if let Some(trained) = self.trained()? {
             return Ok(trained);
         }
-        let adapter = LowRank::of_report(&report(model), &self.shape);
-        Ok(Trained::LowRank(adapter))
+        let mut found = LowRank::of_report(&report(model), &self.shape);
+        if let PeftConfig::Lora(lora) = model.adapters().config(adapter::NAME)?.as_ref() {
+            found.magnitudes = magnitudes(lora);
+        }
+        Ok(Trained::LowRank(found))
     }
 
     fn peak(&self, model: CausalLm, pass: AdapterPass) -> Result<u64> {
         let optim = &self.recipe.optim;
-        let config = self.recipe.train_config(2)?;
+        let config = self
+            .recipe
+            .train_config(self.sampler()?.steps_per_epoch())?;
         let grouping = optim::groups(optim.weight_decay, optim.loraplus_lr_ratio);
         let options = self.recipe.sft_options();
         let mut trainer = Trainer::new(model, Sft { pass, options }, config, grouping)?;
+        if self.recipe.adapter.is_some() {
+            trainer.allocate_ranks(adapter::NAME)?;
+        }
         let batch = self.batch()?;
         // Gradients of a second micro-batch meet the sum of those before; a third adds nothing.
         let batches = vec![batch; optim.gradient_accumulation_steps.clamp(1, 2)];
@@ -286,11 +306,19 @@ impl<'a> Sketch<'a> {
         }
     }
 
+    fn sampler(&self) -> Result<BatchSampler> {
+        let options = setup::sampler_options(self.recipe);
+        Ok(BatchSampler::new(&self.rows.lengths(), options)?)
+    }
+
+    fn collator(&self) -> Result<Collator> {
+        Ok(Collator::for_tokenizer(&self.text.tokenizer, MULTIPLE)?)
+    }
+
     fn batch(&self) -> Result<Batch> {
-        let collator = Collator::for_tokenizer(&self.text.tokenizer, MULTIPLE)?;
         let longest = self.longest();
         let rows = longest.iter().map(|&index| &self.rows.rows[index]);
-        Ok(collator.collate(rows)?)
+        Ok(self.collator()?.collate(rows)?)
     }
 
     /// Says whether the plan fits, and what would. Predictions count `ratio` times.
@@ -367,15 +395,24 @@ fn low_rank(config: &LoraConfig, shape: &ModelShape) -> Option<LowRank> {
     if !(plain && is_whole) {
         return None;
     }
-    let magnitudes: usize = match config.use_dora {
+    let lengths: usize = match config.use_dora {
         true => named.iter().map(|p| shape.dims(*p)[0]).sum(),
         false => 0,
     };
     Some(LowRank {
         r: config.r,
         projections: named,
-        other: shape.layers * magnitudes,
+        other: shape.layers * lengths,
+        magnitudes: magnitudes(config),
     })
+}
+
+fn magnitudes(config: &LoraConfig) -> Magnitudes {
+    match (config.use_dora, config.lora_dropout > 0.0) {
+        (false, _) => Magnitudes::None,
+        (true, false) => Magnitudes::Trained,
+        (true, true) => Magnitudes::WithDropout,
+    }
 }
 
 #[cfg(test)]

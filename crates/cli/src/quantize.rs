@@ -13,7 +13,7 @@ use indicatif::HumanBytes;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{DtypeName, stored_dtype};
-use crate::model;
+use crate::{model, text};
 
 /// Whether and how linear layers are quantized while a model is loaded.
 #[derive(Debug, Args)]
@@ -162,7 +162,7 @@ impl Quantize {
         let saved = model
             .save_pretrained(&self.output, checkpoint.config(), MAX_SHARD_BYTES)
             .context("cannot write the model")?;
-        let copied = copy_companions(&checkpoint, &self.output)?;
+        copy_companions(&checkpoint, &self.output)?;
 
         let (mut layers, mut numbers, mut bytes) = (0, 0, 0);
         for (_, linear) in model.linears() {
@@ -181,20 +181,15 @@ impl Quantize {
             8.0 * bytes as f64 / numbers.max(1) as f64,
             HumanBytes(saved.tensor_bytes as u64),
         )?;
-        if !copied {
-            writeln!(
-                err,
-                "no tokenizer was written: the model's is in its GGUF header"
-            )?;
-        }
         Ok(())
     }
 }
 
-/// Copies tokenizer and templates of a model to `output`; `false` where they are not files.
-pub(crate) fn copy_companions(checkpoint: &Checkpoint, output: &Path) -> Result<bool> {
+/// Gives `output` the tokenizer and templates of a model: its files, or what its GGUF header says.
+pub(crate) fn copy_companions(checkpoint: &Checkpoint, output: &Path) -> Result<()> {
     if checkpoint.gguf().is_some() {
-        return Ok(false);
+        let tokenizer = text::tokenizer(checkpoint).context("cannot read the tokenizer")?;
+        return Ok(tokenizer.save_pretrained(output)?);
     }
     let source = folder(checkpoint);
     for name in COMPANIONS {
@@ -204,7 +199,7 @@ pub(crate) fn copy_companions(checkpoint: &Checkpoint, output: &Path) -> Result<
                 .with_context(|| format!("cannot copy {}", file.display()))?;
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The folder that a checkpoint lies in.

@@ -15,7 +15,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::{flametune, stderr, stdout};
 
 /// The tiny llama that PEFT's adapters belong to, with a byte-level tokenizer of as many tokens.
-fn base(folder: &Path) -> PathBuf {
+pub(crate) fn base(folder: &Path) -> PathBuf {
     let model = folder.join("model");
     std::fs::create_dir_all(&model).unwrap();
     for file in ["config.json", "model.safetensors"] {
@@ -32,7 +32,7 @@ fn base(folder: &Path) -> PathBuf {
     model
 }
 
-fn task(folder: &Path) -> PathBuf {
+pub(crate) fn task(folder: &Path) -> PathBuf {
     let rows: String = (0..6)
         .map(|n| {
             format!(
@@ -49,7 +49,7 @@ fn task(folder: &Path) -> PathBuf {
     file
 }
 
-fn in_folder(folder: &Path) -> Command {
+pub(crate) fn in_folder(folder: &Path) -> Command {
     let mut command = flametune();
     command.current_dir(folder);
     command
@@ -146,7 +146,7 @@ fn gate_command(folder: &TempDir, rules: &str, url: &str) -> Command {
     command
 }
 
-const LENIENT: &str =
+pub(crate) const LENIENT: &str =
     "[[rule]]\ntask = \"own\"\nmetric = \"acc,none\"\nat_least = 0.0\nmax_drop = 1.0\n";
 
 async fn server(models: &[&str], load: u16, answer: u16) -> MockServer {
@@ -275,7 +275,7 @@ async fn a_candidate_that_fails_a_rule_never_reaches_the_server() {
     })
     .await
     .unwrap();
-    assert!(server.received_requests().await.unwrap().is_empty());
+    assert!(posted(&server).await.is_empty());
 }
 
 fn pairs(folder: &Path) {

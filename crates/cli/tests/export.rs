@@ -53,6 +53,20 @@ fn a_gguf_file_says_what_the_folder_says() {
     }
 }
 
+/// A folder made from a GGUF file speaks by itself: its tokenizer comes with it.
+#[test]
+fn a_folder_from_a_gguf_file_has_its_tokenizer() {
+    let base = base();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("m.gguf");
+    export("gguf", base.path(), &file, &["--type", "f32"])
+        .assert()
+        .success();
+    let folder = out.path().join("folder");
+    export("hf", &file, &folder, &[]).assert().success();
+    assert_eq!(says(&folder), says(base.path()));
+}
+
 #[test]
 fn every_type_is_written_and_close() {
     let base = base();

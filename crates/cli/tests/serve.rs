@@ -8,9 +8,9 @@ use crate::adapter::{base, golden};
 use crate::{flametune, stderr, stdout};
 
 /// A server of the tiny base with one adapter, ended with this value.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    url: String,
+    pub(crate) url: String,
     /// What it reads, kept for as long as it runs.
     files: Vec<tempfile::TempDir>,
 }
@@ -33,7 +33,7 @@ impl Server {
         server
     }
 
-    fn with_config(text: &str) -> Self {
+    pub(crate) fn with_config(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("serve.toml");
         fs::write(&config, text).unwrap();
@@ -60,7 +60,7 @@ impl Server {
         }
     }
 
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .build()

@@ -164,6 +164,18 @@ fn a_run_learns_and_its_adapter_can_be_used_and_merged() {
     assert_eq!(checkpoints.count(), 2, "the newest two");
 
     let (model, adapter) = (workshop.path("model"), run.join("adapter"));
+    let json = |path: PathBuf| -> Value {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let passport = json(adapter.join("flametune_passport.json"));
+    assert_eq!(passport["data_digest"], json(run.join("run.json"))["data"]);
+    let mut verify = flametune();
+    verify.args(["adapter", "verify"]).arg(&adapter);
+    let verified = stdout(verify.arg("--base").arg(&model));
+    assert!(
+        verified.contains("the base is the one it was made for"),
+        "{verified}"
+    );
     let adapter_flag = ["--adapter", adapter.to_str().unwrap()];
     let adapted = answer(&model, &adapter_flag);
     assert_ne!(adapted, answer(&model, &[]));
@@ -186,10 +198,25 @@ fn every_way_of_training_learns() {
         "quant.double_quant=true",
         "quant.block_size=32",
     ];
+    let reconstructed = [&nf4[..], &["quant.reconstruct=true"]].concat();
     for (name, sets) in [
         ("qlora", &nf4[..]),
+        ("qera", &reconstructed),
         ("packed", &["data.packing=true", "optim.batch_size=2"]),
         ("dora", &["adapter.use_dora=true"]),
+        ("eva", &["adapter.init_lora_weights=eva"]),
+        (
+            "adalora",
+            &[
+                "adapter.peft_type=ADALORA",
+                "adapter.init_r=4",
+                "adapter.target_r=2",
+                "adapter.tinit=2",
+                "adapter.tfinal=3",
+                "adapter.orth_reg_weight=0.1",
+                "optim.learning_rate=0.05",
+            ],
+        ),
         ("bf16", &["model.dtype=bf16"]),
         ("recompute", &["optim.recompute=true"]),
         (
@@ -209,6 +236,37 @@ fn every_way_of_training_learns() {
         println!("{name}");
         learned(&workshop.path("run"));
     }
+}
+
+#[test]
+fn ranks_are_handed_out_over_the_steps_of_the_run() {
+    let workshop = Workshop::new();
+    workshop.write_recipe(
+        "[adapter]\npeft_type = \"ADALORA\"\ninit_r = 4\ntarget_r = 2\ntinit = 2\ntfinal = 3\n\
+         target_modules = \"all-linear\"\n",
+    );
+    workshop.train(&[]).assert().success();
+    let run = workshop.path("run");
+    let config = fs::read_to_string(run.join("adapter/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["total_step"], 12);
+    let pattern = config["rank_pattern"].as_object().unwrap();
+    let kept = pattern.values().flat_map(|kept| kept.as_array().unwrap());
+    let kept = kept.filter(|kept| kept.as_bool() == Some(true)).count();
+    assert_eq!(kept, 2 * pattern.len());
+    let steps = events(&run, "step");
+    let layers = f64::from(u32::try_from(pattern.len()).unwrap());
+    let ranks: Vec<f64> = steps
+        .iter()
+        .map(|step| step["metrics"]["ranks"].as_f64().unwrap() / layers)
+        .collect();
+    assert_eq!((ranks[0], ranks[11]), (4.0, 2.0), "{ranks:?}");
+
+    let error = stderr(workshop.train(&["adapter.total_step=7"]).arg("--overwrite"));
+    assert!(
+        error.contains("total_step is 7, and the run takes 12 steps"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -245,6 +303,19 @@ fn full_fine_tuning_writes_a_model() {
     learned(&run);
     let model = workshop.path("model");
     assert_ne!(answer(&run.join("model"), &[]), answer(&model, &[]));
+
+    let sets = [
+        "optim.learning_rate=0.003",
+        "model.dtype=bf16",
+        "optim.stochastic_rounding=true",
+    ];
+    let output = workshop.output("in16");
+    let mut command = workshop.train(&sets);
+    command.args(["--set", &output]).assert().success();
+    learned(&workshop.path("in16"));
+    let stored = fs::read(workshop.path("in16/model/model.safetensors")).unwrap();
+    let header = String::from_utf8_lossy(&stored[..stored.len().min(4096)]).into_owned();
+    assert!(header.contains("\"BF16\""), "{header}");
 }
 
 #[test]

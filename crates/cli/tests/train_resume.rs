@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::train::{Workshop, events};
-use crate::{stderr, stdout};
+use crate::{flametune, stderr, stdout};
 
 /// Steps that are long enough to be interrupted.
 const LONG: [&str; 5] = [
@@ -102,6 +102,24 @@ fn a_killed_run_of_an_encoder_goes_on_as_the_unbroken_one() {
 }
 
 #[test]
+fn a_killed_run_that_hands_out_ranks_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe(
+        "[adapter]\npeft_type = \"ADALORA\"\ninit_r = 6\ntarget_r = 3\ntinit = 2\ntfinal = 4\n\
+         deltaT = 2\nlora_dropout = 0.1\ntarget_modules = \"all-linear\"\n",
+    );
+    killed_and_unbroken(&workshop, "adapter", "adapter_model.safetensors");
+    same_files(
+        &workshop.path("unbroken"),
+        &workshop.path("killed"),
+        &[
+            "adapter/adapter_config.json",
+            "checkpoints/checkpoint-24/ranks.safetensors",
+        ],
+    );
+}
+
+#[test]
 fn a_killed_run_on_a_base_that_loftq_quantized_goes_on_as_the_unbroken_one() {
     let workshop = Workshop::new();
     workshop.write_recipe(
@@ -117,6 +135,20 @@ fn a_killed_run_of_the_whole_model_goes_on_as_the_unbroken_one() {
     workshop.write_recipe("");
     killed_and_unbroken(&workshop, "model", "model.safetensors");
     assert!(workshop.path("killed/model/tokenizer.json").is_file());
+}
+
+#[test]
+fn a_killed_run_of_weights_in_16_bits_goes_on_as_the_unbroken_one() {
+    let workshop = Workshop::new();
+    workshop.write_recipe("dtype = \"bf16\"\n");
+    let recipe = workshop.recipe();
+    let optim = "[optim]\nstochastic_rounding = true\n";
+    fs::write(
+        workshop.path("recipe.toml"),
+        recipe.replace("[optim]\n", optim),
+    )
+    .unwrap();
+    killed_and_unbroken(&workshop, "model", "model.safetensors");
 }
 
 #[test]
@@ -221,6 +253,37 @@ fn a_changed_run_does_not_go_on() {
         let message = stderr(workshop.train(&[set]).arg("--resume"));
         assert!(message.contains(expected), "{message}");
     }
+
+    // One bit of the base.
+    let weights = workshop.path("model/model.safetensors");
+    let before = fs::read(&weights).unwrap();
+    let mut other = before.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&weights, other).unwrap();
+    let adapter = workshop.path("run/adapter");
+    let mut combine = flametune();
+    combine.args(["adapter", "combine"]).arg(&adapter);
+    combine
+        .arg("--output")
+        .arg(workshop.path("combined"))
+        .arg("--base")
+        .arg(workshop.path("model"));
+    let mut eval = flametune();
+    eval.arg("eval").arg(workshop.path("model"));
+    eval.arg("--adapter").arg(&adapter);
+    eval.args(["--tasks", "arc_easy", "--data"])
+        .arg(workshop.path("."));
+    for message in [
+        stderr(workshop.train(&[]).arg("--resume")),
+        stderr(&mut combine),
+        stderr(&mut eval),
+    ] {
+        assert!(
+            message.contains("the adapter belongs to another base"),
+            "{message}"
+        );
+    }
+    fs::write(&weights, before).unwrap();
 
     let data = fs::read_to_string(workshop.path("data.jsonl")).unwrap();
     fs::write(workshop.path("data.jsonl"), data.replace("three", "seven")).unwrap();

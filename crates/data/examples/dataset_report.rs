@@ -161,6 +161,17 @@ fn text(example: &Example) -> String {
         } => {
             format!("{}{label} {}", turns(prompt), turns(completion))
         }
+        Example::Stepwise {
+            prompt,
+            steps,
+            labels,
+        } => {
+            let each = steps.iter().zip(labels);
+            let steps: String = each
+                .map(|(step, right)| format!("{right}: {step}\n"))
+                .collect();
+            format!("{}{steps}", turns(prompt))
+        }
         Example::Classified { text, label } => format!("class {label}: {text}"),
     }
 }

@@ -89,6 +89,21 @@ pub(crate) fn texts(example: &Example, part: Part) -> Vec<(&str, String)> {
                     .map(|message| (answer, said(message))),
             );
         }
+        Example::Stepwise {
+            prompt,
+            steps,
+            labels,
+        } => {
+            texts.extend(
+                prompt
+                    .iter()
+                    .filter(|_| given)
+                    .map(|message| ("prompt", said(message))),
+            );
+            let name = |right: &bool| if *right { "right" } else { "wrong" };
+            let each = steps.iter().zip(labels).filter(|_| learned);
+            texts.extend(each.map(|(step, label)| (name(label), step.clone())));
+        }
         Example::Classified { text, label } => {
             texts.push(("text", text.clone()));
             texts.extend(learned.then(|| ("label", label.to_string())));

@@ -145,6 +145,12 @@ pub enum Error {
         /// What the tokenizer said.
         reason: String,
     },
+    /// A tokenizer has no form as a file.
+    #[error("cannot write the tokenizer: {reason}")]
+    NotSaved {
+        /// What stands against it.
+        reason: String,
+    },
     /// Ids could not be turned into text.
     #[error("cannot decode the ids: {reason}")]
     Decode {

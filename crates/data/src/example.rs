@@ -43,6 +43,15 @@ pub enum Example {
         /// Whether the answer is wanted.
         label: bool,
     },
+    /// An answer in steps, each right or wrong (process rewards).
+    Stepwise {
+        /// The turns before the answer.
+        prompt: Vec<Message>,
+        /// The steps.
+        steps: Vec<String>,
+        /// Whether each step is right.
+        labels: Vec<bool>,
+    },
     /// A text and the index of its class.
     Classified {
         /// The text.

@@ -79,8 +79,8 @@ pub use dataset::{
     SourceCursor, SourceOptions, SourceStats, Split, SplitBy,
 };
 pub use encode::{
-    EncodeOptions, EncodedExample, EncodedJudged, EncodedPair, EncodedRecord, EncodedText, Encoder,
-    IGNORE_INDEX, KeepPrompt, Note, Outcome, Strictness, TrainOn, Truncation,
+    EncodeOptions, EncodedExample, EncodedJudged, EncodedPair, EncodedRecord, EncodedSteps,
+    EncodedText, Encoder, IGNORE_INDEX, KeepPrompt, Note, Outcome, Strictness, TrainOn, Truncation,
 };
 pub use error::{Error, Result};
 pub use example::Example;

@@ -238,6 +238,54 @@ fn judged_answers_are_one_side_of_a_pair() {
 }
 
 #[test]
+fn steps_end_at_their_last_tokens() {
+    let example = |steps: &[&str], labels: &[bool]| Example::Stepwise {
+        prompt: vec![Message::user("2 + 2 + 1?")],
+        steps: steps.iter().map(|step| (*step).to_owned()).collect(),
+        labels: labels.to_vec(),
+    };
+    let encoder = chatml(EncodeOptions::default());
+    let steps = ["2 + 2 is 4.", "4 + 1 is 6."];
+    let both = example(&steps, &[true, false]);
+    let encoded = encoder.encode("r", &both).unwrap();
+    let Some(EncodedRecord::Stepwise(found)) = encoded.record() else {
+        panic!("no steps")
+    };
+    assert_eq!(found.labels, [true, false]);
+    let tokenizer = encoder.tokenizer();
+    let upto = |place: usize| {
+        let text = tokenizer.decode(&found.input_ids[..=found.ends[place]], true);
+        text.unwrap().trim_end().to_owned()
+    };
+    assert!(upto(0).ends_with("2 + 2 is 4."), "{}", upto(0));
+    assert!(upto(1).ends_with("4 + 1 is 6."), "{}", upto(1));
+    assert!(!upto(0).contains("4 + 1"));
+
+    // A cut takes the steps that do not end before it.
+    let limit = found.ends[1];
+    let cutting = chatml(EncodeOptions {
+        max_length: Some(limit),
+        truncation: Truncation::Right,
+        ..EncodeOptions::default()
+    });
+    let Some(EncodedRecord::Stepwise(cut)) = cutting.encode("r", &both).unwrap().record() else {
+        panic!("no steps")
+    };
+    assert_eq!(
+        (cut.ends.as_slice(), cut.labels.as_slice()),
+        (&found.ends[..1], &[true][..])
+    );
+    assert_eq!(cut.input_ids, found.input_ids[..limit]);
+    let short = chatml(EncodeOptions {
+        max_length: Some(found.ends[0]),
+        truncation: Truncation::Right,
+        ..EncodeOptions::default()
+    });
+    let error = cause(short.encode("r", &both), "r").to_string();
+    assert!(error.contains("took all steps"), "{error}");
+}
+
+#[test]
 fn classified_texts_have_the_special_tokens_of_the_tokenizer() {
     let options = EncodeOptions {
         append_eos: false,

@@ -162,3 +162,47 @@ fn a_gguf_header_and_its_tokenizer_file_agree() {
         }
     }
 }
+
+/// What a header describes, written as files, is read back the same: ids, text and special tokens.
+#[test]
+fn a_gguf_vocabulary_becomes_files_that_say_the_same() {
+    let rows: Vec<Row> = json("tokenizers/bytelevel_bpe.golden.json");
+    for case in json::<Vec<GgufCase>>("tokenizers/gguf.golden.json") {
+        for (bos, eos) in [(false, false), (true, false), (true, true)] {
+            let mut vocab = header(&case.file);
+            if case.model == "llama" {
+                vocab.merges.clear();
+                vocab.scores = Some(vec![0.0; vocab.tokens.len()]);
+            }
+            vocab.architecture = Some(case.architecture.clone());
+            vocab.model.clone_from(&case.model);
+            vocab.pre.clone_from(&case.pre);
+            (vocab.bos_token_id, vocab.eos_token_id) = (Some(1), Some(2));
+            vocab.eot_token_id = Some(3);
+            (vocab.add_bos_token, vocab.add_eos_token) = (Some(bos), Some(eos));
+            vocab.chat_template = Some("{{ messages[0].content }}".to_owned());
+            let tokenizer = Tokenizer::from_gguf(&vocab).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            tokenizer.save_pretrained(dir.path()).unwrap();
+            let again = Tokenizer::from_folder(dir.path()).unwrap();
+
+            let context = format!("{} {bos} {eos}", case.name);
+            assert_eq!(again.special(), tokenizer.special(), "{context}");
+            assert_eq!(again.bos_eos(), tokenizer.bos_eos(), "{context}");
+            assert_eq!(
+                again.chat_template(),
+                tokenizer.chat_template(),
+                "{context}"
+            );
+            for row in &rows {
+                for special in [false, true] {
+                    let ids = tokenizer.encode(&row.text, special).unwrap();
+                    let read = again.encode(&row.text, special).unwrap();
+                    assert_eq!(read, ids, "{context}: {:?}", row.text);
+                    let text = tokenizer.decode(&ids, true).unwrap();
+                    assert_eq!(again.decode(&ids, true).unwrap(), text, "{context}");
+                }
+            }
+        }
+    }
+}

@@ -1,18 +1,29 @@
 //! A language model of this workspace with its tokenizer, asked the way the reference asks one of transformers.
 
 use flametune_data::{ChatInput, ChatTemplate, CivilTime, Message, Tokenizer};
-use flametune_infer::{Control, Event, Generator, Request, SamplingParams, Scorer};
+use flametune_infer::{Control, Event, Output, Request, SamplingParams, Scorer, SteadyGenerator};
 use flametune_lm::{AdapterPass, CausalLm};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::harness::GenerationOptions;
 use crate::model::{ChatTurn, LanguageModel, ModelRequest, ModelResponse};
 use crate::python::is_space;
 
+/// Requests that are made ready at a time.
+const PORTION: usize = 1024;
+
+/// Pairs of what is read before and what is judged, in tokens.
+type Pairs = Vec<(Vec<u32>, Vec<u32>)>;
+
+/// Hands over an answer, with the position of its request.
+type Answered<'a> = &'a mut dyn FnMut(usize, ModelResponse) -> Result<()>;
+
 /// Scores and generates with a [`CausalLm`].
 ///
-/// Every request is computed by itself, with a context read once for the continuations that follow it, so an answer
-/// never depends on the batch size, which only says after how many answers the next ones are begun.
+/// Many requests are read together, and what they have in common at their beginnings is read once: the context of
+/// several choices, the examples in front of every question. Still no answer depends on the batch size, which says how
+/// many texts a pass of the model may hold, nor on what else is asked.
 ///
 /// # Source
 /// `models/huggingface.py` and `api/model.py` of lm-eval 0.4.13: which tokens are read and which are judged
@@ -44,7 +55,7 @@ impl<'m> CausalModel<'m> {
             template: None,
             now: None,
             fingerprint: fingerprint.into(),
-            batch_size: 1,
+            batch_size: 32,
             max_length: model.max_position_embeddings(),
             seed: 0,
         }
@@ -71,7 +82,7 @@ impl<'m> CausalModel<'m> {
         self
     }
 
-    /// Hands requests to the model in portions of this many.
+    /// Reads at most this many texts in a pass of the model.
     #[must_use]
     pub fn with_batch_size(mut self, requests: usize) -> Self {
         self.batch_size = requests.max(1);
@@ -157,7 +168,7 @@ impl<'m> CausalModel<'m> {
     }
 
     /// Windows over a text that do not overlap: what is read before, and what is judged.
-    fn windows(&self, text: &str) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
+    fn windows(&self, text: &str) -> Result<Pairs> {
         let tokens = self.encode(text)?;
         let prefix = self.prefix_token()?;
         let mut windows = Vec::new();
@@ -177,21 +188,30 @@ impl<'m> CausalModel<'m> {
         Ok(windows)
     }
 
-    fn score(&self, pairs: &[(Vec<u32>, Vec<u32>)]) -> Result<Vec<(f64, bool)>> {
-        let scorer = Scorer::new(self.model).with_pass(self.pass.clone());
-        let scores = scorer.score(pairs)?;
-        Ok(scores
-            .iter()
-            .map(|score| (score.total(), score.is_greedy))
-            .collect())
+    /// Scores pairs in no particular order.
+    fn score(
+        &self,
+        pairs: &[(Vec<u32>, Vec<u32>)],
+        mut scored: impl FnMut(usize, f64, bool) -> Result<()>,
+    ) -> Result<()> {
+        let scorer = Scorer::new(self.model)
+            .with_pass(self.pass.clone())
+            .with_texts(self.batch_size);
+        let mut outcome = Ok(());
+        scorer.score_with(pairs, |pair, score| {
+            outcome = scored(pair, score.total(), score.is_greedy);
+            control(&outcome)
+        })?;
+        outcome
     }
 
-    fn generate(
+    /// The tokens of a prompt that leave room for the answer, and how the answer is written.
+    fn request(
         &self,
         context: &str,
         options: &GenerationOptions,
         repeat: usize,
-    ) -> Result<String> {
+    ) -> Result<Request> {
         let room = self
             .max_length
             .checked_sub(options.max_gen_toks)
@@ -208,39 +228,64 @@ impl<'m> CausalModel<'m> {
             prompt.push(self.prefix_token()?);
         }
         prompt.drain(..prompt.len().saturating_sub(room));
-        let special = self.tokenizer.special();
-        let mut stops = options.until.clone();
-        stops.extend(special.eos.as_ref().map(|token| token.text.clone()));
-        stops.retain(|stop| !stop.is_empty());
-        let request = Request::new(prompt, self.sampling(options)).with_index(repeat as u64);
-        let mut stream = self.tokenizer.text_stream(true);
-        let mut text = String::new();
-        let mut failure = None;
-        let generator = Generator::new(self.model).with_pass(self.pass.clone());
-        let outputs = generator.generate_with(&[request], |event| {
-            let Event::Token { token, .. } = event else {
+        Ok(Request::new(prompt, self.sampling(options)).with_index(repeat as u64))
+    }
+
+    /// Writes answers, each until one of its stops comes up.
+    fn generate(
+        &self,
+        requests: &[(usize, &str, &GenerationOptions, usize)],
+        answered: Answered<'_>,
+    ) -> Result<()> {
+        let eos = self.tokenizer.special().eos.as_ref();
+        let mut prompts = Vec::with_capacity(requests.len());
+        let mut stops = Vec::with_capacity(requests.len());
+        let mut written = Vec::with_capacity(requests.len());
+        for &(_, context, options, repeat) in requests {
+            prompts.push(self.request(context, options, repeat)?);
+            let mut own = options.until.clone();
+            own.extend(eos.map(|token| token.text.clone()));
+            own.retain(|stop| !stop.is_empty());
+            stops.push(own);
+            written.push((self.tokenizer.text_stream(true), String::new()));
+        }
+        let (mut unreadable, mut outcome) = (None, Ok(()));
+        let on_event = |event: Event<'_>| {
+            let Event::Token { request, token, .. } = event else {
                 return Control::Continue;
             };
+            let (stream, text) = &mut written[request];
             match stream.push(token) {
                 Ok(piece) => text.push_str(&piece),
-                Err(error) => failure = Some(error),
+                Err(error) => unreadable = Some(error),
             }
-            if failure.is_some() || stops.iter().any(|stop| text.contains(stop.as_str())) {
+            let stopped = |stop: &String| text.contains(stop.as_str());
+            if unreadable.is_some() || stops[request].iter().any(stopped) {
                 Control::Stop
             } else {
                 Control::Continue
             }
-        })?;
-        if let Some(error) = failure {
-            return Err(error.into());
+        };
+        let on_output = |request: usize, output: Output| {
+            let text = self.tokenizer.decode(&output.tokens, true);
+            outcome = text.map_err(Error::from).and_then(|text| {
+                let ends = stops[request]
+                    .iter()
+                    .filter_map(|stop| text.find(stop.as_str()));
+                let end = ends.min().unwrap_or(text.len());
+                let (at, ..) = requests[request];
+                answered(at, ModelResponse::Text(text[..end].to_owned()))
+            });
+            control(&outcome)
+        };
+        SteadyGenerator::new(self.model)
+            .with_pass(self.pass.clone())
+            .with_texts(self.batch_size)
+            .generate_with(&prompts, on_event, on_output)?;
+        match unreadable {
+            Some(error) => Err(error.into()),
+            None => outcome,
         }
-        let tokens = outputs.first().map(|output| output.tokens.as_slice());
-        let text = self.tokenizer.decode(tokens.unwrap_or_default(), true)?;
-        let end = stops
-            .iter()
-            .filter_map(|stop| text.find(stop.as_str()))
-            .min();
-        Ok(text[..end.unwrap_or(text.len())].to_owned())
     }
 
     fn sampling(&self, options: &GenerationOptions) -> SamplingParams {
@@ -262,29 +307,49 @@ impl<'m> CausalModel<'m> {
         }
     }
 
-    /// Answers likelihoods in portions, never parting the continuations of one context.
-    fn likelihoods(
-        &self,
-        requests: &[(usize, &str, &str)],
-        answered: &mut dyn FnMut(usize, ModelResponse) -> Result<()>,
-    ) -> Result<()> {
-        let mut left = requests;
-        while !left.is_empty() {
-            let mut end = self.batch_size.min(left.len());
-            while end < left.len() && left[end].1 == left[end - 1].1 {
-                end += 1;
+    /// Judges continuations.
+    fn likelihoods(&self, requests: &[(usize, &str, &str)], answered: Answered<'_>) -> Result<()> {
+        let pairs = requests
+            .par_iter()
+            .map(|(_, context, continuation)| self.encode_pair(context, continuation))
+            .collect::<Result<Vec<_>>>()?;
+        self.score(&pairs, |pair, value, is_greedy| {
+            let (at, ..) = requests[pair];
+            answered(at, ModelResponse::Loglikelihood { value, is_greedy })
+        })
+    }
+
+    /// Judges whole texts, window by window.
+    fn rolling(&self, requests: &[(usize, &str)], answered: Answered<'_>) -> Result<()> {
+        let (mut pairs, mut owners) = (Vec::new(), Vec::new());
+        let mut sums: Vec<Vec<Option<f64>>> = Vec::with_capacity(requests.len());
+        for (text, &(at, content)) in requests.iter().enumerate() {
+            let windows = self.windows(content)?;
+            if windows.is_empty() {
+                answered(at, ModelResponse::LoglikelihoodRolling(0.0))?;
             }
-            let (portion, rest) = left.split_at(end);
-            let pairs = portion
-                .iter()
-                .map(|(_, context, continuation)| self.encode_pair(context, continuation))
-                .collect::<Result<Vec<_>>>()?;
-            for ((at, ..), (value, is_greedy)) in portion.iter().zip(self.score(&pairs)?) {
-                answered(*at, ModelResponse::Loglikelihood { value, is_greedy })?;
-            }
-            left = rest;
+            owners.extend((0..windows.len()).map(|window| (text, window)));
+            sums.push(vec![None; windows.len()]);
+            pairs.extend(windows);
         }
-        Ok(())
+        self.score(&pairs, |pair, value, _| {
+            let (text, window) = owners[pair];
+            sums[text][window] = Some(value);
+            // In the order of the windows, whichever came last.
+            match sums[text].iter().copied().sum::<Option<f64>>() {
+                Some(sum) => answered(requests[text].0, ModelResponse::LoglikelihoodRolling(sum)),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// Goes on unless something failed.
+fn control(outcome: &Result<()>) -> Control {
+    if outcome.is_ok() {
+        Control::Continue
+    } else {
+        Control::Stop
     }
 }
 
@@ -301,29 +366,27 @@ impl LanguageModel for CausalModel<'_> {
         requests: &[ModelRequest],
         answered: &mut dyn FnMut(usize, ModelResponse) -> Result<()>,
     ) -> Result<()> {
-        let mut pairs = Vec::new();
-        for (at, request) in requests.iter().enumerate() {
-            match request {
-                ModelRequest::Loglikelihood {
-                    context,
-                    continuation,
-                } => pairs.push((at, context.as_str(), continuation.as_str())),
-                ModelRequest::LoglikelihoodRolling { text } => {
-                    let windows = self.windows(text)?;
-                    let value = self.score(&windows)?.iter().map(|score| score.0).sum();
-                    answered(at, ModelResponse::LoglikelihoodRolling(value))?;
-                }
-                ModelRequest::GenerateUntil {
-                    context,
-                    options,
-                    repeat,
-                } => {
-                    let text = self.generate(context, options, *repeat)?;
-                    answered(at, ModelResponse::Text(text))?;
+        for (portion, first) in requests.chunks(PORTION).zip((0..).step_by(PORTION)) {
+            let (mut pairs, mut texts, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, request) in (first..).zip(portion) {
+                match request {
+                    ModelRequest::Loglikelihood {
+                        context,
+                        continuation,
+                    } => pairs.push((at, context.as_str(), continuation.as_str())),
+                    ModelRequest::LoglikelihoodRolling { text } => texts.push((at, text.as_str())),
+                    ModelRequest::GenerateUntil {
+                        context,
+                        options,
+                        repeat,
+                    } => prompts.push((at, context.as_str(), options, *repeat)),
                 }
             }
+            self.likelihoods(&pairs, answered)?;
+            self.rolling(&texts, answered)?;
+            self.generate(&prompts, answered)?;
         }
-        self.likelihoods(&pairs, answered)
+        Ok(())
     }
 
     fn render_chat(&self, turns: &[ChatTurn], open: bool) -> Result<String> {

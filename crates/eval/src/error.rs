@@ -132,7 +132,10 @@ pub enum Error {
         at: Box<Place>,
     },
     /// No data file was found for a split.
-    #[error("{at}: no data for the split {split:?}: looked for {}", looked_for.join(", "))]
+    #[error(
+        "{at}: no data for the split {split:?}: looked for {}{hint}",
+        shown(looked_for)
+    )]
     MissingData {
         /// Where.
         at: Box<Place>,
@@ -140,6 +143,8 @@ pub enum Error {
         split: String,
         /// Paths that would have been read.
         looked_for: Vec<String>,
+        /// How to get them, or nothing.
+        hint: String,
     },
     /// A split has no documents.
     #[error("{at}: the split {split:?} has no documents")]
@@ -283,5 +288,15 @@ impl Error {
     pub(crate) fn database(what: impl Into<String>) -> impl FnOnce(rusqlite::Error) -> Self {
         let what = what.into();
         move |source| Self::Database { what, source }
+    }
+}
+
+/// The first places of a list, and how many there are besides.
+fn shown(places: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let first = places[..places.len().min(SHOWN)].join(", ");
+    match places.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} places more"),
     }
 }

@@ -50,8 +50,8 @@ pub use cache::{AnswerCache, answer_cached};
 pub use causal::CausalModel;
 pub use error::{Error, Place, Result};
 pub use harness::{
-    Document, EvalOptions, Evaluation, GenerationOptions, GroupConfig, GroupResult, Item,
-    MetricResult, OutputType, Progress, PromptOptions, Sample, Selection, Task, TaskConfig,
+    DataFolders, Document, EvalOptions, Evaluation, GenerationOptions, GroupConfig, GroupResult,
+    Item, MetricResult, OutputType, Progress, PromptOptions, Sample, Selection, Task, TaskConfig,
     TaskLibrary, TaskResult, evaluate,
 };
 pub use model::{ChatTurn, LanguageModel, ModelRequest, ModelResponse};

@@ -8,6 +8,7 @@
 )]
 
 mod ab_votes;
+mod builtin_tasks;
 mod golden_metrics;
 mod harness_errors;
 mod judges;

@@ -7,7 +7,8 @@
 //! - [`Sampler`] chooses the tokens of one request as its [`SamplingParams`] say.
 //! - [`processors`] holds the single steps: temperature, top-k, top-p, penalties, …
 //! - [`Guide`] restricts the tokens that may come, for example to those of a JSON schema.
-//! - [`Scorer`] tells how likely a model finds continuations, one after the other.
+//! - [`Scorer`] tells how likely a model finds continuations, and [`SteadyGenerator`] continues many
+//!   prompts, both with the same numbers in any company.
 //! - [`Embedder`] turns texts into vectors with an encoder.
 //! - [`StopStrings`] finds stop strings in text that arrives piece by piece.
 //!
@@ -38,6 +39,7 @@
     )
 )]
 
+mod company;
 mod draw;
 mod embedder;
 mod engine;
@@ -61,7 +63,7 @@ pub use engine::{
     Pending, Score, ScoreRequest, Speculation, Ticket, Until, Usage,
 };
 pub use error::{Error, Result};
-pub use generate::{Control, Event, FinishReason, Generator, Output, Request};
+pub use generate::{Control, Event, FinishReason, Generator, Output, Request, SteadyGenerator};
 pub use guide::{Constraint, Guide};
 #[cfg(feature = "guided")]
 pub use guided::{GuideFactory, TokenText};

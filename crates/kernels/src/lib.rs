@@ -84,7 +84,9 @@ mod simd;
 
 pub use allocator::keep_freed_memory;
 pub use alone::rows_alone;
-pub use attention::{AttentionMask, PagedKeysValues, PagedScores, PagedSequence, attention};
+pub use attention::{
+    AttentionMask, PagedKeysValues, PagedScores, PagedSequence, attention, attention_with,
+};
 pub use cpu::in_pool;
 pub use cross_entropy::{
     CrossEntropy, CrossEntropyOutput, LogitOptions, linear_cross_entropy, linear_logps,
@@ -94,7 +96,7 @@ pub use gated::{geglu_tanh, swiglu, swiglu_with};
 pub use linear::{linear, linear_with};
 pub use lora::{LoraBase, LoraDropout, LoraFactors, LoraSegment, lora_linear, lora_segmented};
 pub use mmap::MappedFile;
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, rms_norm, rms_norm_with};
 pub use packed::{
     CodeFormat, PackedScales, PackedWeight, dequantize, packed_linear, quantize_blocks,
 };

@@ -7,8 +7,9 @@ use burn::tensor::Tensor;
 
 use crate::gated::{Activation, reference::gated};
 use crate::norm::{Norm, reference::norm};
+use crate::precision::Precision;
 
-pub use crate::attention::reference::attention;
+pub use crate::attention::reference::{attention, attention_with};
 pub use crate::cross_entropy::reference::{
     linear_cross_entropy, linear_logps, linear_logps_with_entropy,
 };
@@ -26,6 +27,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
         Norm {
             eps,
             centred: false,
+            precision: Precision::Full,
         },
     )
 }
@@ -37,7 +39,12 @@ pub fn layer_norm<const D: usize>(
     bias: Option<Tensor<1>>,
     eps: f64,
 ) -> Tensor<D> {
-    norm(x, weight, bias, Norm { eps, centred: true })
+    let norm = Norm {
+        eps,
+        centred: true,
+        precision: Precision::Full,
+    };
+    crate::norm::reference::norm(x, weight, bias, norm)
 }
 
 /// See [`swiglu`](crate::swiglu).

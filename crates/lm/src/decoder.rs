@@ -315,6 +315,11 @@ impl Decoder {
         self.config.ropes.iter().any(by_length)
     }
 
+    /// Whether the layers have experts.
+    pub(crate) fn routes_tokens(&self) -> bool {
+        self.config.moe.is_some()
+    }
+
     /// Runs every layer and the final normalisation over the new tokens of some sequences.
     pub(crate) fn forward_paged(
         &self,

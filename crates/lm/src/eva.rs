@@ -1,5 +1,6 @@
 //! LoRA that begins at the directions in which a model's own activations vary most.
 
+use burn::module::Module;
 use flametune_peft::{EvaInit, LoraConfig};
 
 use crate::batch::TokenBatch;
@@ -33,9 +34,11 @@ impl CausalLm {
         max_batches: usize,
     ) -> Result<bool> {
         let mut eva = EvaInit::begin(self, name, config, seed)?;
+        // Observers are shared with the copy, and nothing is kept for a backward pass.
+        let plain = self.valid();
         let mut settled = false;
         for EvaBatch { batch, counts } in batches.iter().cycle().take(max_batches) {
-            let step = self.forward(batch, None, &eva.pass());
+            let step = plain.forward(batch, None, &eva.pass());
             let update = step.and_then(|_| Ok(eva.update(counts)?));
             match update {
                 Ok(all) => settled = all,

@@ -56,6 +56,7 @@ mod names;
 mod options;
 mod paged;
 mod passport;
+mod qera;
 mod rope;
 mod slots;
 mod virtual_tokens;

@@ -364,6 +364,15 @@ impl CausalLm {
         }
     }
 
+    /// Whether a router sends tokens to experts, so that the rows of a product depend on who else
+    /// is read.
+    pub fn routes_tokens(&self) -> bool {
+        match self {
+            Self::Decoder(lm) => lm.model.routes_tokens(),
+            Self::Gpt2(_) => false,
+        }
+    }
+
     fn prompt(&self) -> &AdapterPrompt {
         match self {
             Self::Decoder(lm) => &lm.model.prompt,

@@ -1,11 +1,14 @@
 //! LoRA that begins at data or at what quantization loses, against PEFT.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use flametune_lm::{AdapterPass, CausalLm, EvaBatch, TokenBatch};
+use flametune_lm::{
+    AdapterPass, CausalLm, Checkpoint, EvaBatch, LoadOptions, QuantizeOptions, TokenBatch,
+};
 use flametune_peft::{
     BaseRef, EvaConfig, InitLoraWeights, LoftqConfig, LoraConfig, PeftConfig, SlotModule, Slots,
     TargetModules, adapter_tensors, inject, load_adapter,
 };
+use flametune_quant::{QuantConfig, QuantKind, WeightDtype};
 use flametune_testkit::{Tolerance, assert_close, fixture_json, fixture_path, fixture_safetensors};
 
 use crate::adapters::{last3, model, tolerance};
@@ -283,4 +286,48 @@ fn eva_leaves_out_tokens_that_do_not_count_and_says_when_none_are_left() {
             .contains("saw 24 rows of the batch, and 7 were marked")
     );
     assert_eq!(model.adapters().names().count(), 0);
+}
+
+#[test]
+fn an_adapter_begun_at_the_dense_base_takes_error_out_of_the_quantized_one() {
+    let device = Device::flex();
+    let nf4 = QuantConfig {
+        kind: QuantKind::Nf4,
+        block_size: 64,
+        double_quant: true,
+        dtype: WeightDtype::F32,
+    };
+    let checkpoint = Checkpoint::open(fixture_path("peft/base_llama")).unwrap();
+    let options = LoadOptions::f32(&device).with_quantize(QuantizeOptions::new(nf4));
+    let mut quantized = CausalLm::load(&checkpoint, &options, &mut |_| {}).unwrap();
+    let mut dense = model("base_llama", &device);
+    let config = LoraConfig {
+        r: 8,
+        lora_alpha: 32.0,
+        target_modules: Some(TargetModules::AllLinear),
+        ..LoraConfig::default()
+    };
+    let config = PeftConfig::from(config);
+    inject(&mut quantized, "a", &config, 0).unwrap();
+    let report = quantized
+        .begin_at_dense("a", &mut dense, &batches())
+        .unwrap();
+    assert!(report.after < 0.9 * report.before, "{report:?}");
+    assert!(report.before < 0.2, "NF4 loses about a tenth: {report:?}");
+    // The dense model is as it was, and the outputs come nearer to it.
+    assert!(dense.adapters().names().next().is_none());
+    let wanted = last3(&dense, &base());
+    let distance =
+        |got: Vec<f32>| -> f32 { got.iter().zip(&wanted).map(|(a, b)| (a - b).powi(2)).sum() };
+    let plain = distance(last3(&quantized, &base()));
+    let begun = distance(last3(&quantized, &AdapterPass::one("a")));
+    assert!(begun < 0.8 * plain, "{begun} {plain}");
+    // A dense base leaves nothing to begin at.
+    let mut other = dense.clone();
+    inject(&mut other, "a", &config, 0).unwrap();
+    let error = other
+        .begin_at_dense("a", &mut dense, &batches())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no quantized layer"), "{error}");
 }

@@ -52,6 +52,17 @@ pub(crate) fn with_weight(
     )
 }
 
+/// The same numbers as a constant of the graph.
+///
+/// `Tensor::detach` leaves the leaves of a graph what they are, so that whatever is computed from a
+/// parameter that is trained would keep what its gradient needs.
+pub(crate) fn constant<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.device().is_autodiff() {
+        true => Tensor::from_inner(x.inner()),
+        false => x,
+    }
+}
+
 /// Converts only when it must.
 pub(crate) fn cast<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }

@@ -112,8 +112,8 @@ macro_rules! common_field {
 
 /// What chooses the modules, of a configuration that has all of PEFT's fields for it.
 macro_rules! usual_targets {
-    () => {
-        fn targeting(&self) -> crate::targets::Targeting<'_> {
+    ($($vis:tt)*) => {
+        $($vis)* fn targeting(&self) -> crate::targets::Targeting<'_> {
             crate::targets::Targeting {
                 target_modules: self.target_modules.as_ref(),
                 exclude_modules: self.exclude_modules.as_ref(),

@@ -27,6 +27,7 @@
 //!   the methods; [`AdaLoraAllocator`]: the ranks of AdaLoRA during training
 //! - [`inject`], [`resolve`], [`remove`], [`rename`], [`set_trainable`], [`report`]
 //! - [`EvaInit`]: LoRA that begins at the activations of real batches
+//! - [`QeraInit`]: LoRA that begins at what quantizing the base loses of the layers' outputs
 //! - [`load_adapter`], [`save_adapter`], [`resume_adapter`]: PEFT's folders, and training that goes on;
 //!   [`AdapterParts`]: an adapter outside of a model
 //! - [`merge`], [`unmerge`], [`merge_and_unload`], [`merge_and_unload_measured`]: into the base weights,
@@ -111,8 +112,9 @@ pub use loha::{LoHaConfig, LoHaLinear};
 pub use lokr::{InitLokrWeights, LoKrConfig, LoKrLinear};
 pub use lora::{
     EvaConfig, EvaInit, InitLoraWeights, InputObserver, LoftqConfig, LoraConfig, LoraEmbedding,
-    LoraLinear, LoraPlusConfig, LoraPlusGroup, lora_plus_groups,
+    LoraLinear, LoraPlusConfig, LoraPlusGroup, QeraInit, QeraReport, lora_plus_groups,
 };
+pub use lycoris::LycorisConfig;
 pub use merge::{
     MergeOptions, MergeReport, MergedModule, merge, merge_and_unload, merge_and_unload_measured,
     unmerge,

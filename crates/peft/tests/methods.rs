@@ -3,8 +3,9 @@
 use burn::tensor::{DType, Device};
 use flametune_peft::{
     AdaLoraConfig, AdapterPass, BiasMode, HiraConfig, Ia3Config, InitHiraWeights, InitLokrWeights,
-    InitMissWeights, LnTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig, PeftConfig,
-    TargetModules, TokenIndices, TrainableTokensConfig, VeraConfig, adapter_tensors, inject,
+    InitMissWeights, LnTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, LycorisConfig, MissConfig,
+    PeftConfig, TargetModules, TokenIndices, TrainableTokensConfig, VeraConfig, adapter_tensors,
+    inject,
 };
 use flametune_testkit::{fixture_json, max_difference};
 use serde_json::Value;
@@ -76,12 +77,19 @@ adapter_suite!(
     BLOCKS * (3 * BLOCK_WIDTHS + 9)
 );
 
-fn loha() -> LoHaConfig {
-    LoHaConfig {
-        r: 2,
-        alpha: 6.0,
+fn lycoris(r: usize, alpha: f64) -> LycorisConfig {
+    LycorisConfig {
+        r,
+        alpha,
         rank_dropout: 0.3,
         target_modules: all_linear(),
+        ..LycorisConfig::default()
+    }
+}
+
+fn loha() -> LoHaConfig {
+    LoHaConfig {
+        lycoris: lycoris(2, 6.0),
         ..LoHaConfig::default()
     }
 }
@@ -89,8 +97,10 @@ adapter_suite!(loha_in_factors, loha, BLOCKS * 4 * BLOCK_WIDTHS);
 
 fn loha_dense() -> LoHaConfig {
     LoHaConfig {
-        r: 4,
-        module_dropout: 0.3,
+        lycoris: LycorisConfig {
+            module_dropout: 0.3,
+            ..lycoris(4, 6.0)
+        },
         ..loha()
     }
 }
@@ -98,10 +108,7 @@ adapter_suite!(loha_of_full_rank, loha_dense, BLOCKS * 8 * BLOCK_WIDTHS);
 
 fn lokr() -> LoKrConfig {
     LoKrConfig {
-        r: 1,
-        alpha: 3.0,
-        rank_dropout: 0.3,
-        target_modules: all_linear(),
+        lycoris: lycoris(1, 3.0),
         ..LoKrConfig::default()
     }
 }
@@ -113,16 +120,21 @@ fn lokr_of_both() -> LoKrConfig {
         decompose_both: true,
         decompose_factor: 5,
         rank_dropout_scale: true,
-        module_dropout: 0.2,
+        lycoris: LycorisConfig {
+            module_dropout: 0.2,
+            ..lycoris(1, 3.0)
+        },
         init_weights: InitLokrWeights::Lycoris,
-        ..lokr()
     }
 }
 // 8 = 2·4 and 10 = 5·2: W₁ is 5×2 and W₂ 2×4, or the transposes.
 adapter_suite!(lokr_with_two_low_ranks, lokr_of_both, BLOCKS * 3 * (7 + 6));
 
 fn lokr_whole() -> LoKrConfig {
-    LoKrConfig { r: 4, ..lokr() }
+    LoKrConfig {
+        lycoris: lycoris(4, 3.0),
+        ..lokr()
+    }
 }
 adapter_suite!(lokr_whole_matrices, lokr_whole, BLOCKS * 3 * (4 + 20));
 

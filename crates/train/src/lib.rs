@@ -35,6 +35,7 @@ mod objective;
 pub mod optim;
 pub mod plan;
 mod random;
+mod ranks;
 pub mod record;
 mod schedule;
 mod trainer;

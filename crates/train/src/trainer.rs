@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
+use burn::tensor::TensorData;
 use flametune_kernels::in_pool;
+use flametune_peft::Slots;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -14,6 +16,7 @@ use crate::guard::SpikeGuard;
 use crate::loss_scaling::LossScale;
 use crate::objective::{BatchLoss, Extent, MicroStep, Objective, Sft};
 use crate::optim::{GradientSum, Optimizer, ParamGroup, trained};
+use crate::ranks::{AdaLoraRanks, RankTraining};
 
 /// What one optimizer step did.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +69,15 @@ impl EvalReport {
 /// Gives a parameter, by its path in the module tree, its share of learning rate and decay.
 pub type Grouping = Box<dyn Fn(&str) -> ParamGroup + Send>;
 
+/// What an update came to.
+struct Updated {
+    /// The norm of the gradient before clipping; nothing when the scaled gradient overflowed and the
+    /// step was left out.
+    grad_norm: Option<f64>,
+    /// The ranks there are, where they are handed out.
+    ranks: Option<usize>,
+}
+
 /// A model in training.
 ///
 /// The gradient of a step is the sum over its micro-batches, divided by the sum of their
@@ -79,6 +91,36 @@ pub struct Trainer<O: Objective = Sft> {
     guard: SpikeGuard,
     scale: LossScale,
     step: usize,
+    ranks: Option<Box<dyn RankTraining<O::Model>>>,
+}
+
+impl<O: Objective> Trainer<O>
+where
+    O::Model: Slots,
+{
+    /// Hands out the ranks of an `AdaLoRA` adapter while it is trained; does nothing for adapters
+    /// of other methods.
+    ///
+    /// The loss of a step is then that of the objective and `orth_reg_weight` times the
+    /// [orthogonality penalty](flametune_peft::orthogonal_penalty), and after the optimizer's step
+    /// ranks go to the modules that need them, as
+    /// [`AdaLoraAllocator`](flametune_peft::AdaLoraAllocator) says.
+    /// Steps log the penalty as `orthogonality` and the budget as `ranks`.
+    ///
+    /// Checkpoints keep all ranks and their scores in a file of their own, so a run that is
+    /// resumed calls this before [`checkpoint::resume`](crate::checkpoint::resume).
+    ///
+    /// # Errors
+    /// When there is no such adapter; [`Error::InvalidConfig`] when its `total_step` is not the
+    /// `max_steps` of the run.
+    pub fn allocate_ranks(&mut self, name: &str) -> Result<()> {
+        let max_steps = self.config.max_steps;
+        if let Some(model) = &mut self.model {
+            let ranks = AdaLoraRanks::new(model, name, max_steps)?;
+            self.ranks = ranks.map(|ranks| Box::new(ranks) as Box<dyn RankTraining<O::Model>>);
+        }
+        Ok(())
+    }
 }
 
 impl<O: Objective> Trainer<O> {
@@ -102,11 +144,12 @@ impl<O: Objective> Trainer<O> {
             model: Some(model),
             objective,
             config,
-            optimizer: Optimizer::new(config.rule),
+            optimizer: Optimizer::new(config.rule).with_seed(config.seed),
             grouping,
             guard: SpikeGuard::default(),
             scale: LossScale::start(config.loss_scaling.as_ref()),
             step: 0,
+            ranks: None,
         })
     }
 
@@ -128,6 +171,24 @@ impl<O: Objective> Trainer<O> {
     ) {
         (self.step, self.optimizer) = (step, optimizer);
         (self.guard, self.scale) = (guard, scale);
+    }
+
+    /// What a checkpoint holds of ranks that are handed out.
+    pub(crate) fn rank_state(&self) -> Option<BTreeMap<String, TensorData>> {
+        let ranks = self.ranks.as_ref()?;
+        Some(ranks.state(self.model()))
+    }
+
+    /// Takes up ranks from what `read` finds in a checkpoint's `file`.
+    pub(crate) fn restore_ranks(
+        &mut self,
+        file: &Path,
+        read: impl FnOnce(&Path) -> Result<BTreeMap<String, TensorData>>,
+    ) -> Result<()> {
+        match (&mut self.ranks, &mut self.model) {
+            (Some(ranks), Some(model)) => ranks.restore(model, read(file)?, file),
+            _ => Ok(()),
+        }
     }
 
     /// The model.
@@ -202,12 +263,16 @@ impl<O: Objective> Trainer<O> {
         let scale = self.scale.scale;
         let learning_rate = self.config.learning_rate_at(self.step);
         // One hand-over to the thread pool for the whole step instead of one an operation.
-        let (loss, grad_norm) = in_pool(|| {
-            let (gradients, loss) = self.gradients(batches, extent.weight)?;
-            let grad_norm = self.update(gradients, loss.sum, learning_rate)?;
-            Ok::<_, Error>((loss, grad_norm))
+        let (loss, updated) = in_pool(|| {
+            let (mut gradients, mut loss) = self.gradients(batches, extent.weight)?;
+            self.penalize(&mut gradients, &mut loss);
+            let updated = self.update(gradients, loss.sum, learning_rate)?;
+            Ok::<_, Error>((loss, updated))
         })?;
+        let Updated { grad_norm, ranks } = updated;
         let mut metrics = loss.means();
+        #[expect(clippy::cast_precision_loss, reason = "a number of ranks")]
+        metrics.extend(ranks.map(|ranks| ("ranks".to_owned(), ranks as f64)));
         if self.config.loss_scaling.is_some() {
             metrics.insert("loss_scale".to_owned(), scale);
             let skipped = f64::from(u8::from(grad_norm.is_none()));
@@ -265,14 +330,22 @@ impl<O: Objective> Trainer<O> {
         Ok((gradients, loss))
     }
 
-    /// Clips, checks and steps; returns the norm of the gradient before clipping, or nothing when
-    /// the scaled gradient overflowed and the step was left out.
+    /// Adds the term of the loss that depends on the parameters alone.
+    fn penalize(&mut self, gradients: &mut GradientSum, loss: &mut BatchLoss) {
+        if let (Some(ranks), Some(model)) = (&self.ranks, &mut self.model) {
+            let (term, penalty) = ranks.penalty(model, gradients);
+            *loss = std::mem::take(loss).with("orthogonality", penalty, 1.0);
+            loss.sum += term;
+        }
+    }
+
+    /// Clips, checks and steps.
     fn update(
         &mut self,
         mut gradients: GradientSum,
         loss: f64,
         learning_rate: f64,
-    ) -> Result<Option<f64>> {
+    ) -> Result<Updated> {
         let grad_norm = match self.config.max_grad_norm {
             Some(max_norm) => gradients.clip(max_norm),
             None => gradients.norm(),
@@ -282,8 +355,10 @@ impl<O: Objective> Trainer<O> {
             && self.scale.observe(scaling, overflowed)
             && overflowed
         {
-            self.step += 1;
-            return Ok(None);
+            return Ok(Updated {
+                grad_norm: None,
+                ranks: self.stepped(None),
+            });
         }
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
@@ -298,8 +373,20 @@ impl<O: Objective> Trainer<O> {
             self.model = Some(model);
             result?;
         }
+        Ok(Updated {
+            grad_norm: Some(grad_norm),
+            ranks: self.stepped(Some(&gradients)),
+        })
+    }
+
+    /// Counts a step, and hands the ranks out anew; returns how many there are.
+    fn stepped(&mut self, gradients: Option<&GradientSum>) -> Option<usize> {
+        let step = self.step;
         self.step += 1;
-        Ok(Some(grad_norm))
+        match (&mut self.ranks, &mut self.model) {
+            (Some(ranks), Some(model)) => Some(ranks.allocate(model, gradients, step)),
+            _ => None,
+        }
     }
 
     /// The mean loss of `batches`, without gradients.

@@ -6,6 +6,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod adalora;
 mod classify;
 mod fit;
 mod golden;
@@ -15,4 +16,5 @@ mod paged;
 mod record;
 mod run;
 mod scaling;
+mod sixteen_bits;
 mod step;

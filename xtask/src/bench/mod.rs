@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: the macro benches, beside their peers, kept and written up.
+//! `cargo xtask bench`: the benches, beside their peers, kept, compared and written up.
 
+mod compare;
 mod page;
 mod peers;
 mod results;
@@ -14,7 +15,17 @@ use self::results::Results;
 use crate::{console, workspace};
 
 /// Binaries of the package `flametune-benches`, in the order they run.
-const BINARIES: &[&str] = &["throughput", "training", "operations", "memory"];
+const BINARIES: &[&str] = &[
+    "throughput",
+    "training",
+    "operations",
+    "evaluation",
+    "memory",
+    "latency",
+    "data",
+    "quality",
+    "scaling",
+];
 
 /// Those of them that run on a GPU.
 const GPU_BINARIES: &[&str] = &["operations"];
@@ -45,11 +56,19 @@ pub(crate) struct Args {
     /// Keep the results in benches/results/ and write docs/BENCHMARKS.md anew
     #[arg(long, requires = "peers")]
     save: bool,
+    /// Set what was measured beside earlier results: a file of lines, or a revision of this
+    /// repository
+    #[arg(long, value_name = "BASE")]
+    compare: Option<String>,
 }
 
 /// Builds the benches, runs them, prints their lines and keeps them if asked to.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let shell = workspace::shell()?;
+    let base = match &args.compare {
+        Some(base) => Some(compare::base(&shell, base, &args.device)?),
+        None => None,
+    };
     console::heading("building the benches");
     // The features of a build that has a GPU.
     let cuda = (args.device == "cuda").then_some(["--features", "cuda"]);
@@ -85,6 +104,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         args.filter
     );
     print!("{}", fresh.to_jsonl()?);
+    if let Some(base) = base {
+        console::heading("beside earlier results");
+        console::note(&compare::table(&base, &fresh));
+    }
     if args.save {
         save(fresh, &args.device)?;
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::results::{Line, Results};
 
 const INTRODUCTION: &str = "\
@@ -19,16 +21,22 @@ It is not edited by hand.
   In bf16 our products round both operands and add in f32, transformers keeps activations in bf16 between them too; the share of tokens that are alike is given.
 - A figure is the median of the runs, followed by the smallest and the greatest.
   Rounds in which other processes took more than 5 % of the machine are repeated, up to three times as many rounds as are wanted; those least disturbed count.
-- *Ratio* is ours ÷ the peer's: for speed more is better, for memory less.
+- *Ratio* is ours ÷ the peer's: for speed more is better; for memory, seconds and perplexity less.
 - transformers runs its forward pass in a loop with a key-value cache, which is faster than its `generate()`.
   Ours does the same on a thread of the pool (`flametune_kernels::in_pool`).
-- The model is SmolLM2-135M-Instruct, the text is the licence of this project.
+- The model is SmolLM2-135M-Instruct, the text is the licence of this project; where it is too short, as for the growth with length, it begins anew.
+- llama.cpp runs the Q4_1 file as it is; ours makes NF4 of the same file, with a bf16 embedding.
+  These are two four-bit formats of one model: the share of tokens that are alike is given.
 - Training starts from the same weights and the same adapter on both sides, and every token is a target.
   Step by step the losses must agree: to 0.1 % in f32, to 2 % in bf16, to 10 % with Burn's other four-bit format; else there is no result.
+  The full step's rate is so low that bf16 parameters, as the peer has them, keep up.
 - Single operations get inputs by a formula that both sides know; 64 numbers of the results are compared.
   In bf16 our activations are f32 in memory and rounded as they enter a product, torch's are bf16.
 
 ";
+
+/// What alignment came to: runs of minutes, whose figures are not those of a race.
+const ALIGNMENT: &str = include_str!("../../../benches/results/alignment.md");
 
 /// What a case is, in the order of the tables.
 const CASES: &[(&str, &str)] = &[
@@ -42,6 +50,34 @@ const CASES: &[(&str, &str)] = &[
     ),
     ("decode_b8", "the same for 8 rows at once"),
     (
+        "first_token",
+        "loading a model and taking 64 tokens in, in a new process, libraries loaded; bf16 from safetensors, NF4 from the GGUF file",
+    ),
+    (
+        "adapter_switch",
+        "another adapter than last time and a pass of one token with it",
+    ),
+    (
+        "adapter_load",
+        "an adapter more on a model, from its folder",
+    ),
+    (
+        "adapter_save",
+        "an adapter into a folder; the same tensors, byte for byte",
+    ),
+    (
+        "tokenize",
+        "the lines of a text of 1 MB, one after the other, on one thread; the same ids",
+    ),
+    (
+        "pack",
+        "examples of 1 to 512 tokens into rows of 2048 by best fit, on one thread; as many rows",
+    ),
+    (
+        "perplexity",
+        "of 16 x 512 tokens of Wikipedia, linear layers stored as the format says, products in f32; int8 beside the peer's f32",
+    ),
+    (
         "lora_step_bf16",
         "an optimizer step of LoRA, rank 16 on all linear layers, from ids to new parameters; bf16 products",
     ),
@@ -54,7 +90,16 @@ const CASES: &[(&str, &str)] = &[
         "full_step",
         "a step that trains every parameter: ours are f32 with bf16 products, the peer's bf16 throughout",
     ),
+    ("dora_step", "the LoRA step with trained magnitudes"),
     ("lora_step_1x2048", "the LoRA step with one long row"),
+    (
+        "lora_cost",
+        "seconds of the LoRA step beside those of the frozen base's forward and backward pass, for which the first norm alone is trained",
+    ),
+    (
+        "dpo_step",
+        "an optimizer step of DPO, LoRA of rank 16, two pairs of 256 tokens, half of them the prompt; the reference is the same model without the adapter, and its pass counts; beside TRL",
+    ),
     (
         "burn_qlora_step",
         "the QLoRA step beside Burn's own modules and `apply_qlora`",
@@ -68,7 +113,19 @@ const CASES: &[(&str, &str)] = &[
         "lora_rss",
         "peak resident memory of loading and three LoRA steps, activations kept",
     ),
+    (
+        "lora_rss_program",
+        "of it, what was there before a model was loaded",
+    ),
+    ("lora_rss_model", "of it, the model and its adapter"),
+    (
+        "lora_rss_step",
+        "of it, the peak above both: activations, gradients, the optimizer's averages, working memory",
+    ),
     ("qlora_rss", "the same of QLoRA"),
+    ("qlora_rss_program", "as above"),
+    ("qlora_rss_model", "as above"),
+    ("qlora_rss_step", "as above"),
     (
         "lora_rss_recompute",
         "the same of LoRA with layers computed again in the backward pass, on both sides",
@@ -79,12 +136,45 @@ const CASES: &[(&str, &str)] = &[
         "the same of QLoRA beside Burn's `apply_qlora`, activations kept",
     ),
     (
+        "dpo_rss",
+        "peak resident memory of loading and three steps of DPO, activations kept",
+    ),
+    (
+        "dpo_rss_program",
+        "of it, what was there before a model was loaded",
+    ),
+    ("dpo_rss_model", "of it, the model and its adapter"),
+    ("dpo_rss_step", "of it, the peak above both"),
+    (
         "infer_rss",
         "peak resident memory of loading the Q4_1 GGUF file into f32 or bf16, a prompt of 512 tokens and 64 further ones",
     ),
     (
         "infer_rss_safetensors",
         "the same from a folder of safetensors in the format of use, which transformers maps instead of converting",
+    ),
+    (
+        "growth_memory_length",
+        "exponent of the growth of a LoRA step's memory, above that of the loaded model, with the length of one row",
+    ),
+    ("growth_time_length", "of its time"),
+    (
+        "growth_memory_rank",
+        "of all its memory, with the rank of the adapter; 4 x 256 tokens",
+    ),
+    ("growth_time_rank", "of its time"),
+    (
+        "growth_memory_layers",
+        "of its memory above that of the loaded model, with the layers of the model; 4 x 256 tokens",
+    ),
+    ("growth_time_layers", "of its time"),
+    (
+        "growth_memory_adapters",
+        "of the memory that adapters of rank 16 take, with their number",
+    ),
+    (
+        "growth_time_adapters",
+        "of a forward pass of 16 x 64 tokens in which all of them take part",
     ),
     (
         "nf4_vs_dense",
@@ -148,6 +238,11 @@ const AIMS: &[(&str, &str, Aim)] = &[
     ("decode_b1", "f32", Aim::AtLeast(2.0)),
     ("decode_b8", "f32", Aim::AtLeast(2.0)),
     ("prefill_512", "bf16", Aim::AtLeast(1.2)),
+    ("prefill_512", "nf4", Aim::AtLeast(1.2)),
+    ("decode_b1", "nf4", Aim::AtLeast(1.2)),
+    ("decode_b8", "nf4", Aim::AtLeast(1.5)),
+    ("lora_cost", "bf16", Aim::AtMost(1.15)),
+    ("lora_cost", "f32", Aim::AtMost(1.15)),
     ("lora_step_bf16", "bf16", Aim::AtLeast(2.0)),
     ("lora_step_f32", "f32", Aim::AtLeast(2.0)),
     ("qlora_step", "bf16", Aim::AtLeast(2.0)),
@@ -156,6 +251,8 @@ const AIMS: &[(&str, &str, Aim)] = &[
     ("qlora_rss", "bf16", Aim::AtMost(0.25)),
     ("burn_qlora_step", "bf16", Aim::AtLeast(3.0)),
     ("burn_qlora_rss", "bf16", Aim::AtMost(0.35)),
+    ("dpo_step", "bf16", Aim::AtLeast(2.0)),
+    ("dpo_rss", "bf16", Aim::AtMost(0.4)),
     ("infer_rss", "f32", Aim::AtMost(0.6)),
     ("nf4_vs_bnb", "f32", Aim::AtLeast(3.0)),
     ("nf4_vs_bnb", "bf16", Aim::AtLeast(3.0)),
@@ -178,6 +275,7 @@ pub(crate) fn render(results: &Results) -> String {
     for (name, meaning) in CASES {
         let _ = writeln!(page, "- `{name}`: {meaning}.");
     }
+    page += ALIGNMENT;
     // One section for each device and set of contenders.
     let mut sections: BTreeMap<(String, usize, String), Vec<&Line>> = BTreeMap::new();
     for line in results.lines() {
@@ -194,6 +292,7 @@ pub(crate) fn render(results: &Results) -> String {
         lines.sort_by_key(|line| CASES.iter().position(|(name, _)| *name == line.bench));
         table(&mut page, &lines);
         memory_notes(&mut page, &lines);
+        growth_notes(&mut page, &lines);
     }
     page
 }
@@ -268,9 +367,33 @@ fn aim(line: &Line) -> String {
     format!("{text}, {}", if met { "met" } else { "missed" })
 }
 
+/// What was measured where growth is stated.
+fn growth_notes(page: &mut String, lines: &[&Line]) {
+    let mut found = false;
+    for line in lines {
+        let Some(points) = line.rest.get("points").and_then(|points| points.as_array()) else {
+            continue;
+        };
+        if !std::mem::replace(&mut found, true) {
+            page.push_str("\nGrowth, measured:\n\n");
+        }
+        let unit = if line.bench.starts_with("growth_memory") {
+            "MB"
+        } else {
+            "s"
+        };
+        let point = |point: &Value| -> Option<String> {
+            let (size, value) = (point.get(0)?.as_f64()?, point.get(1)?.as_f64()?);
+            Some(format!("{size} → {} {unit}", number(value)))
+        };
+        let points: Vec<String> = points.iter().filter_map(point).collect();
+        let _ = writeln!(page, "- `{}`: {}", line.bench, points.join(", "));
+    }
+}
+
 /// How much of a peak is the program itself.
 fn memory_notes(page: &mut String, lines: &[&Line]) {
-    let before = |line: &Line, key: &str| line.rest.get(key).and_then(serde_json::Value::as_f64);
+    let before = |line: &Line, key: &str| line.rest.get(key).and_then(Value::as_f64);
     let found = lines
         .iter()
         .find_map(|line| Some((line, before(line, "before")?, before(line, "peer_before")?)));

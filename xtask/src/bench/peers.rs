@@ -10,6 +10,9 @@ use crate::{console, workspace};
 
 const REQUIREMENTS: &str = "benches/peers/requirements.txt";
 
+/// What is built from source, and left out where that fails.
+const OPTIONAL: &str = "benches/peers/optional.txt";
+
 /// Names an interpreter that already has the requirements.
 const VARIABLE: &str = "FLAMETUNE_PEER_PYTHON";
 
@@ -25,29 +28,44 @@ pub(crate) fn python(shell: &Shell) -> Result<PathBuf> {
         console::note(&format!("{VARIABLE}: {}", python.display()));
         return Ok(python);
     }
-    let requirements = workspace::root().join(REQUIREMENTS);
+    let [requirements, optional] =
+        [REQUIREMENTS, OPTIONAL].map(|file| workspace::root().join(file));
     let folder = workspace::cache_dir()?.join("peers");
     let python = folder.join("bin").join("python");
     if is_ready(&folder, &requirements)? && python.is_file() {
         console::note(&format!("as it should be: {}", folder.display()));
         return Ok(python);
     }
-    build(shell, &folder, &python, &requirements)
+    build(shell, &folder, &python, &requirements, &optional)
         .with_context(|| format!("building {}", folder.display()))?;
     Ok(python)
 }
 
-fn build(shell: &Shell, folder: &Path, python: &Path, requirements: &Path) -> Result<()> {
+fn build(
+    shell: &Shell,
+    folder: &Path,
+    python: &Path,
+    requirements: &Path,
+    optional: &Path,
+) -> Result<()> {
     // What stays from a build that was cut short is of no use.
     shell.remove_path(folder)?;
     cmd!(shell, "python3 -m venv {folder}")
         .run()
         .context("on Debian or Ubuntu: apt-get install python3-venv")?;
-    cmd!(
-        shell,
-        "{python} -m pip install --disable-pip-version-check --requirement {requirements}"
-    )
-    .run()?;
+    let install = |file: &Path| {
+        cmd!(
+            shell,
+            "{python} -m pip install --disable-pip-version-check --requirement {file}"
+        )
+        .run()
+    };
+    install(requirements)?;
+    if let Err(error) = install(optional) {
+        console::warning(&format!(
+            "{OPTIONAL}: {error}; its cases run without a peer (it needs a C++ compiler)"
+        ));
+    }
     fs::copy(requirements, stamp(folder))?;
     Ok(())
 }

@@ -102,8 +102,17 @@ impl Results {
 }
 
 impl Line {
-    fn key(&self) -> [&str; 4] {
+    /// What tells a result from others.
+    pub(crate) fn key(&self) -> [&str; 4] {
         [&self.bench, &self.device, &self.dtype, &self.shape]
+    }
+
+    /// Whether a greater value is a better one: not of times, memory, perplexity and growth.
+    pub(crate) fn more_is_better(&self) -> bool {
+        !matches!(
+            self.unit.as_str(),
+            "s" | "ms" | "MB" | "perplexity" | "exponent"
+        )
     }
 }
 

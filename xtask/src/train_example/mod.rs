@@ -28,6 +28,29 @@ const CLASSIFIER: &str = "classifier";
 /// The recipe whose result is merged and spoken to.
 const CHATBOT: &str = "domain_chatbot";
 
+/// The recipes of `flametune align`; they are short as they are.
+const ALIGNMENT: [&str; 10] = [
+    "reward_model",
+    PROCESS_REWARD,
+    "dpo",
+    "ipo",
+    "kto",
+    "orpo",
+    "simpo",
+    "ppo",
+    "grpo",
+    "rlhf",
+];
+
+/// The recipe whose data is the user's own: a small set is written for it.
+const PROCESS_REWARD: &str = "process_reward";
+
+/// What the recipes of alignment name that measure with right and wrong answers.
+const PAIRS: &str = "bigbench";
+
+/// The recipes that do.
+const WITH_PAIRS: [&str; 2] = ["reward_model", "dpo"];
+
 /// Where the bundled recipes are.
 const RECIPES: &str = "crates/cli/recipes";
 
@@ -44,10 +67,12 @@ const SHORT: [&str; 3] = [
 Examples:
   cargo xtask train-example
   cargo xtask train-example classifier
+  cargo xtask train-example dpo
   cargo xtask train-example lora_sft --set schedule.max_steps=20
   cargo xtask train-example --smoke          a few steps of a tiny model, downloads nothing
 
-The steps of a recipe are cut to 60, about ten minutes on two cores; `--full` takes them all.")]
+The steps of a recipe of fine-tuning are cut to 60, about ten minutes on two cores; `--full` takes
+them all. Recipes of alignment are as short as they are.")]
 pub(crate) struct Args {
     /// One of the recipes in crates/cli/recipes
     #[arg(default_value = DEFAULT)]
@@ -78,7 +103,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tiny = args.smoke || !fetched(&args.name);
     let mut sets = if tiny {
         tiny::prepare(&root, &root.join("target/train-example"), &args.name)?
-    } else if args.full || args.name == CLASSIFIER {
+    } else if args.name == PROCESS_REWARD {
+        vec![tiny::steps(&root.join("target/train-example"))?]
+    } else if args.full || args.name == CLASSIFIER || is_alignment(&args.name) {
         Vec::new()
     } else {
         SHORT.map(str::to_owned).to_vec()
@@ -93,7 +120,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .iter()
         .flat_map(|set| ["--set".into(), set.into()])
         .collect();
-    cmd!(shell, "{command} train {recipe} --overwrite {flags...}")
+    let verb = match is_alignment(&args.name) {
+        true => "align",
+        false => "train",
+    };
+    cmd!(shell, "{command} {verb} {recipe} --overwrite {flags...}")
         .quiet()
         .run()
         .context("training failed")?;
@@ -104,6 +135,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         chat(&shell, &command, Path::new(&output), &sets)?;
     }
     Ok(())
+}
+
+/// Whether `flametune align` runs a recipe.
+fn is_alignment(recipe: &str) -> bool {
+    ALIGNMENT.contains(&recipe)
 }
 
 /// Builds the command and returns its path.
@@ -170,10 +206,13 @@ fn value(sets: &[String], key: &str) -> Option<String> {
 
 /// Fetches model and data; `false`, said aloud, where that cannot be done.
 fn fetched(recipe: &str) -> bool {
-    let assets = match recipe {
-        CLASSIFIER => CLASSIFIER_ASSETS,
-        _ => ASSETS,
+    let mut assets = match recipe {
+        CLASSIFIER => CLASSIFIER_ASSETS.to_vec(),
+        _ => ASSETS.to_vec(),
     };
+    if WITH_PAIRS.contains(&recipe) {
+        assets.push(PAIRS);
+    }
     for name in assets {
         if let Err(error) = fetch::by_name(name) {
             console::warning(&format!(
@@ -222,8 +261,8 @@ mod tests {
     #[test]
     fn the_named_recipes_are_there() {
         let names = names(&workspace::root()).unwrap();
-        for name in [DEFAULT, CLASSIFIER, CHATBOT] {
-            assert!(names.contains(&name.to_owned()), "{names:?}");
+        for name in [DEFAULT, CLASSIFIER, CHATBOT].iter().chain(&ALIGNMENT) {
+            assert!(names.contains(&(*name).to_owned()), "{names:?}");
         }
     }
 

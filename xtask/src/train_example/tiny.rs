@@ -53,6 +53,17 @@ pub(super) fn prepare(root: &Path, workshop: &Path, recipe: &str) -> Result<Vec<
     write(&workshop.join("data.jsonl"), &own)?;
     let general = instructions("Repeat", "six seven");
     write(&workshop.join("general.jsonl"), &general)?;
+    if super::is_alignment(recipe) {
+        let pairs: String = (0..40)
+            .map(|n| {
+                format!(
+                    "{{\"prompt\": \"Is {n} so?\", \"chosen\": \"yes yes {n}\", \"rejected\": \"no\"}}\n"
+                )
+            })
+            .collect();
+        write(&workshop.join("pairs.jsonl"), &pairs)?;
+        return alignment_sets(workshop, recipe);
+    }
     Ok(decoder_sets(workshop, recipe))
 }
 
@@ -102,6 +113,67 @@ fn decoder_sets(workshop: &Path, recipe: &str) -> Vec<String> {
         "run.sample_prompts=[\"Say 7\"]".to_owned(),
         format!("run.output={}", quoted(&workshop.join("runs").join(recipe))),
     ]
+}
+
+/// Writes sums in steps, some of them wrong; the key that names the file.
+pub(super) fn steps(workshop: &Path) -> Result<String> {
+    let line = |n: usize| {
+        let (a, b, c) = (2 + n % 7, 3 + n % 5, 1 + n % 9);
+        let (first, second) = (n.is_multiple_of(2), n.is_multiple_of(3));
+        let (x, y) = (
+            a + b + usize::from(!first),
+            a + b + c + 2 * usize::from(!second),
+        );
+        format!(
+            "{{\"prompt\": \"{a} + {b} + {c}?\", \"completions\": [\"{a} + {b} = {x}\", \"so it is {y}\"], \
+             \"labels\": [{first}, {second}]}}\n"
+        )
+    };
+    fs::create_dir_all(workshop).with_context(|| workshop.display().to_string())?;
+    let path = workshop.join("steps.jsonl");
+    write(&path, &(0..400).map(line).collect::<String>())?;
+    Ok(format!("data.sources=[{{ paths = [{}] }}]", quoted(&path)))
+}
+
+/// A recipe of alignment in small.
+fn alignment_sets(workshop: &Path, recipe: &str) -> Result<Vec<String>> {
+    let pairs = format!(
+        "[{{ paths = [{}] }}]",
+        quoted(&workshop.join("pairs.jsonl"))
+    );
+    let texts = format!("[{{ paths = [{}] }}]", quoted(&workshop.join("data.jsonl")));
+    let mut sets = vec![
+        format!("model.path={}", quoted(&workshop.join("model"))),
+        "model.dtype=f32".to_owned(),
+        "data.max_length=96".to_owned(),
+        "data.chat_template=chatml".to_owned(),
+        "optim.learning_rate=0.005".to_owned(),
+        format!("run.output={}", quoted(&workshop.join("runs").join(recipe))),
+    ];
+    let online = ["ppo", "grpo"].contains(&recipe);
+    sets.push(match recipe {
+        super::PROCESS_REWARD => steps(workshop)?,
+        _ if online => format!("data.sources={texts}"),
+        _ => format!("data.sources={pairs}"),
+    });
+    if online || recipe == "rlhf" {
+        for set in ["prompts=4", "max_completion_length=8"] {
+            sets.push(format!("online.options.rollout.{set}"));
+        }
+    }
+    if recipe == "rlhf" {
+        sets.push(format!("sft.own.data.sources={texts}"));
+        for stage in ["sft", "reward_model", "online"] {
+            sets.push(format!("{stage}.own.max_steps=6"));
+        }
+    } else {
+        sets.push("schedule.max_steps=12".to_owned());
+    }
+    if recipe == "dpo" {
+        sets.push(format!("evaluation.pairs={pairs}"));
+        sets.push(format!("evaluation.text={texts}"));
+    }
+    Ok(sets)
 }
 
 fn classifier_sets(workshop: &Path) -> Vec<String> {

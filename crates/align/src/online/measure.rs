@@ -2,11 +2,12 @@
 
 use burn::tensor::Tensor;
 use flametune_data::{Collator, EncodedExample};
+use flametune_kernels::in_pool;
 use flametune_lm::CausalLm;
 use flametune_peft::AdapterPass;
 
 use super::rollout::Completion;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::head::ScalarHead;
 use crate::host::numbers;
 use crate::rewards::completed;
@@ -50,13 +51,14 @@ pub(super) fn measure(
     for chunk in completions.chunks(size.max(1)) {
         let members: Vec<&Completion> = chunk.iter().collect();
         let batch = sequences(&members, collator)?;
-        let hidden = lm.forward(batch.tokens(), None, pass)?;
-        if let Some(head) = head {
-            let flat = numbers(&values(head, &batch, hidden.clone()));
-            found.extend(split(&flat, chunk));
-        }
-        let flat = numbers(&batch.of_answers(batch.logps(lm, hidden, pass)?));
-        logps.extend(split(&flat, chunk));
+        let (own, states) = in_pool(|| {
+            let hidden = lm.forward(batch.tokens(), None, pass)?;
+            let states = head.map(|head| numbers(&values(head, &batch, hidden.clone())));
+            let own = numbers(&batch.of_answers(batch.logps(lm, hidden, pass)?));
+            Ok::<_, Error>((own, states))
+        })?;
+        found.extend(states.iter().flat_map(|flat| split(flat, chunk)));
+        logps.extend(split(&own, chunk));
     }
     Ok((logps, found))
 }

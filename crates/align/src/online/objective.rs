@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use flametune_data::Collator;
 use flametune_peft::AdapterPass;
 use flametune_train::optim::GradientSum;
-use flametune_train::{Backprop, BatchLoss, Extent, MicroStep, Objective};
+use flametune_train::{BatchLoss, Extent, MicroStep, Objective};
 
 use super::measure::{sequences, values};
 use super::options::{Method, OnlineOptions};
@@ -17,6 +17,7 @@ use crate::losses::{
     rloo_policy,
 };
 use crate::metrics::Metrics;
+use crate::pass::Forward;
 use crate::sequences::SequenceBatch;
 
 /// A micro-batch of completions.
@@ -185,28 +186,27 @@ impl Objective for Online {
     ) -> flametune_train::Result<BatchLoss> {
         // Without dropout: the ratio to the sampling policy is one before the first step.
         let pass = &self.pass;
-        let forward = Backprop {
-            recompute: self.recompute,
-            ..Backprop::new(&model.lm, batch.sequences.tokens(), pass)
+        let forward = Forward {
+            lm: &model.lm,
+            tokens: batch.sequences.tokens(),
+            pass,
         };
-        let mut parts = Metrics::default();
-        let sum = forward.run(model, at, gradients, |hidden| {
-            let (sum, found) = self.loss(model, hidden, batch, pass)?;
-            parts = found;
-            Ok(sum)
-        })?;
-        for (name, value) in &batch.logged {
-            parts.add(name.as_str(), *value, 1.0);
-        }
-        Ok(parts.with_loss(sum))
+        forward.accumulate(model, self.recompute, at, gradients, |hidden| {
+            let (sum, mut parts) = self.loss(model, hidden, batch, pass)?;
+            for (name, value) in &batch.logged {
+                parts.add(name.as_str(), *value, 1.0);
+            }
+            Ok((sum, parts))
+        })
     }
 
     fn evaluate(&self, model: &Policy, batch: &OnlineBatch) -> flametune_train::Result<BatchLoss> {
-        let hidden = model
-            .lm
-            .forward(batch.sequences.tokens(), None, &self.pass)?;
-        let (sum, parts) = self.loss(model, hidden, batch, &self.pass)?;
-        Ok(parts.with_loss(scalar(&sum)))
+        let forward = Forward {
+            lm: &model.lm,
+            tokens: batch.sequences.tokens(),
+            pass: &self.pass,
+        };
+        forward.evaluate(|hidden| Ok(self.loss(model, hidden, batch, &self.pass)?))
     }
 
     fn settings(&self) -> serde_json::Value {

@@ -1,6 +1,7 @@
 //! A micro-batch of answers with everything that its loss needs beside the policy.
 
 use flametune_data::{Collator, EncodedExample, EncodedJudged, EncodedPair};
+use flametune_kernels::in_pool;
 use flametune_lm::CausalLm;
 use flametune_peft::AdapterPass;
 
@@ -77,6 +78,15 @@ impl AnswerBatch {
         }
     }
 
+    /// Computes the reference's log-probabilities; `model` has no autodiff.
+    ///
+    /// # Errors
+    /// Those of the forward pass.
+    pub fn refer_to(&mut self, model: &CausalLm, reference: &AdapterPass) -> Result<()> {
+        self.reference = answer_logps(model, &self.sequences, reference)?;
+        Ok(())
+    }
+
     /// Pairs or judged answers.
     pub fn items(&self) -> usize {
         match self.labels.is_empty() {
@@ -103,9 +113,11 @@ pub(super) fn answer_logps(
     sequences: &SequenceBatch,
     pass: &AdapterPass,
 ) -> Result<Vec<f32>> {
-    let hidden = model.forward(sequences.tokens(), None, pass)?;
-    let logps = sequences.logps(model, hidden, pass)?;
-    Ok(numbers(&sequences.sums(&logps, Part::Answer)))
+    in_pool(|| {
+        let hidden = model.forward(sequences.tokens(), None, pass)?;
+        let logps = sequences.logps(model, hidden, pass)?;
+        Ok(numbers(&sequences.sums(&logps, Part::Answer)))
+    })
 }
 
 /// Each prompt with the answer to the next one's, from which KTO estimates the KL divergence; none is

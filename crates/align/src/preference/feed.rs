@@ -11,7 +11,7 @@ use flametune_train::fit::{Drawn, Feed};
 use super::batch::{AnswerBatch, answer_logps, mismatched};
 use super::objective::{Preference, PreferenceLoss};
 use super::rows::{AnswerRows, Answers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::count;
 use crate::losses::kl_baseline;
 use crate::reference::ReferenceCache;
@@ -103,6 +103,7 @@ impl<'a> PreferenceFeed<'a> {
         let sequences = match &self.rows.answers {
             Answers::Pairs(pairs) => 2 * pairs.len(),
             Answers::Judged(judged) => judged.len(),
+            Answers::Steps(_) => 0,
         };
         if let (Some((path, _)), Some(digest)) = (file, &digest)
             && let Some(cache) = ReferenceCache::read(path, digest, sequences)?
@@ -135,7 +136,7 @@ impl<'a> PreferenceFeed<'a> {
     /// Where the cache has the sequences of a batch, in the batch's order.
     fn slots(&self, chunk: &[usize]) -> Vec<usize> {
         match &self.rows.answers {
-            Answers::Judged(_) => chunk.to_vec(),
+            Answers::Judged(_) | Answers::Steps(_) => chunk.to_vec(),
             Answers::Pairs(pairs) => {
                 let rejected = chunk.iter().map(|&index| pairs.len() + index);
                 chunk.iter().copied().chain(rejected).collect()
@@ -155,10 +156,13 @@ impl<'a> PreferenceFeed<'a> {
         for chunk in chosen {
             let mut batch = self.batch(rows, chunk)?;
             if self.loss.needs_reference() {
-                batch.reference = match cached {
-                    Some(cached) => self.slots(chunk).iter().map(|&slot| cached[slot]).collect(),
-                    None => answer_logps(model, &batch.sequences, &self.options.reference)?,
-                };
+                match cached {
+                    None => batch.refer_to(model, &self.options.reference)?,
+                    Some(cached) => {
+                        let slots = self.slots(chunk);
+                        batch.reference = slots.iter().map(|&slot| cached[slot]).collect();
+                    }
+                }
             }
             batches.push(batch);
         }
@@ -189,6 +193,9 @@ impl<'a> PreferenceFeed<'a> {
                     chunk.iter().map(|&index| &judged[index]).collect();
                 AnswerBatch::judged(&judged, collator, packing)
             }
+            Answers::Steps(_) => Err(Error::Empty {
+                what: "answer that is compared or judged",
+            }),
         }
     }
 

@@ -3,9 +3,11 @@
 mod batch;
 mod feed;
 mod objective;
+mod report;
 mod rows;
 
 pub use batch::AnswerBatch;
 pub use feed::{BatchOptions, PreferenceFeed};
 pub use objective::{Preference, PreferenceLoss};
+pub use report::PairScores;
 pub use rows::{AnswerRows, Answers};

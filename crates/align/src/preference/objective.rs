@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use flametune_lm::CausalLm;
 use flametune_peft::AdapterPass;
 use flametune_train::optim::GradientSum;
-use flametune_train::{Backprop, BatchLoss, Extent, MicroStep, Objective};
+use flametune_train::{BatchLoss, Extent, MicroStep, Objective};
 use serde::{Deserialize, Serialize};
 
 use super::batch::AnswerBatch;
@@ -14,6 +14,8 @@ use crate::losses::{
     CpoOptions, DpoOptions, KtoKind, KtoOptions, PairLogps, PairLosses, SftTerm, cpo, dpo, kto,
     orpo,
 };
+use crate::metrics::Metrics;
+use crate::pass::Forward;
 use crate::sequences::Part;
 
 /// The loss, with its options.
@@ -101,6 +103,19 @@ pub struct Preference {
 }
 
 impl Preference {
+    /// The sum over the pairs or answers of a batch.
+    fn sum(
+        &self,
+        model: &CausalLm,
+        hidden: Tensor<3>,
+        batch: &AnswerBatch,
+        pass: &AdapterPass,
+    ) -> flametune_train::Result<(Tensor<1>, Metrics)> {
+        let logps = batch.sequences.logps(model, hidden, pass)?;
+        let found = self.losses(&logps, batch);
+        Ok((found.losses.sum(), found.parts))
+    }
+
     /// The loss of each pair or answer, from the log-probabilities `[batch·seq]` of all places.
     fn losses(&self, logps: &Tensor<1>, batch: &AnswerBatch) -> PairLosses {
         let sequences = &batch.sequences;
@@ -164,18 +179,14 @@ impl Objective for Preference {
         gradients: &mut GradientSum,
     ) -> flametune_train::Result<BatchLoss> {
         let pass = at.dropout(&self.pass);
-        let forward = Backprop {
-            recompute: self.recompute,
-            ..Backprop::new(model, batch.sequences.tokens(), &pass)
+        let forward = Forward {
+            lm: model,
+            tokens: batch.sequences.tokens(),
+            pass: &pass,
         };
-        let mut parts = crate::Metrics::default();
-        let sum = forward.run(model, at, gradients, |hidden| {
-            let logps = batch.sequences.logps(model, hidden, &pass)?;
-            let found = self.losses(&logps, batch);
-            parts = found.parts;
-            Ok(found.losses.sum())
-        })?;
-        Ok(parts.with_loss(sum))
+        forward.accumulate(model, self.recompute, at, gradients, |hidden| {
+            self.sum(model, hidden, batch, &pass)
+        })
     }
 
     fn evaluate(
@@ -183,11 +194,12 @@ impl Objective for Preference {
         model: &CausalLm,
         batch: &AnswerBatch,
     ) -> flametune_train::Result<BatchLoss> {
-        let hidden = model.forward(batch.sequences.tokens(), None, &self.pass)?;
-        let logps = batch.sequences.logps(model, hidden, &self.pass)?;
-        let found = self.losses(&logps, batch);
-        let sum = f64::from(found.losses.sum().into_scalar::<f32>());
-        Ok(found.parts.with_loss(sum))
+        let forward = Forward {
+            lm: model,
+            tokens: batch.sequences.tokens(),
+            pass: &self.pass,
+        };
+        forward.evaluate(|hidden| self.sum(model, hidden, batch, &self.pass))
     }
 
     fn settings(&self) -> serde_json::Value {

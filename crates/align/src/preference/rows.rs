@@ -1,8 +1,8 @@
 //! A dataset of answers that are compared or judged, encoded and checked.
 
 use flametune_data::{
-    Content, Dataset, EncodedJudged, EncodedPair, EncodedRecord, Encoder, Error as DataError,
-    Example, IGNORE_INDEX, Location, Message, Note, OnInvalid, Outcome,
+    Content, Dataset, EncodedJudged, EncodedPair, EncodedRecord, EncodedSteps, Encoder,
+    Error as DataError, Example, IGNORE_INDEX, Location, Message, Note, OnInvalid, Outcome,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -15,14 +15,17 @@ pub enum Answers {
     Pairs(Vec<EncodedPair>),
     /// One answer to each prompt, wanted or not.
     Judged(Vec<EncodedJudged>),
+    /// Answers in steps, each right or wrong.
+    Steps(Vec<EncodedSteps>),
 }
 
 impl Answers {
-    /// How many pairs or judged answers there are.
+    /// How many pairs, judged answers or answers in steps there are.
     pub fn len(&self) -> usize {
         match self {
             Self::Pairs(pairs) => pairs.len(),
             Self::Judged(judged) => judged.len(),
+            Self::Steps(answers) => answers.len(),
         }
     }
 
@@ -52,6 +55,7 @@ pub struct AnswerRows {
 enum Kind {
     Pairs,
     Judged,
+    Steps,
 }
 
 impl AnswerRows {
@@ -72,7 +76,17 @@ impl AnswerRows {
     /// As [`pairs`](Self::pairs), and [`Error::MissingClass`] when all answers have one label.
     pub fn judged(dataset: &mut Dataset, encoder: &Encoder, method: &'static str) -> Result<Self> {
         let rows = Self::read(dataset, encoder, method, Kind::Judged)?;
-        rows.check_classes()?;
+        rows.check_classes(method)?;
+        Ok(rows)
+    }
+
+    /// Reads and encodes a dataset of answers in steps.
+    ///
+    /// # Errors
+    /// As [`pairs`](Self::pairs), and [`Error::MissingClass`] when all steps have one label.
+    pub fn steps(dataset: &mut Dataset, encoder: &Encoder, method: &'static str) -> Result<Self> {
+        let rows = Self::read(dataset, encoder, method, Kind::Steps)?;
+        rows.check_classes(method)?;
         Ok(rows)
     }
 
@@ -83,7 +97,7 @@ impl AnswerRows {
         kind: Kind,
     ) -> Result<Self> {
         let skip = dataset.options().on_invalid == OnInvalid::Skip;
-        let (mut pairs, mut judged) = (Vec::new(), Vec::new());
+        let (mut pairs, mut judged, mut steps) = (Vec::new(), Vec::new(), Vec::new());
         let mut rows = Self {
             answers: Answers::Pairs(Vec::new()),
             records: Vec::new(),
@@ -111,7 +125,7 @@ impl AnswerRows {
             let cut = |note: &Note| matches!(note, Note::Truncated { .. });
             rows.truncated += usize::from(notes.iter().any(cut));
             match (found, kind) {
-                (EncodedRecord::Pair(pair), _) => {
+                (EncodedRecord::Pair(pair), Kind::Pairs | Kind::Judged) => {
                     check_left(&record, "chosen", &pair.chosen.labels)?;
                     check_left(&record, "rejected", &pair.rejected.labels)?;
                     if kind == Kind::Pairs {
@@ -132,6 +146,7 @@ impl AnswerRows {
                     check_left(&record, "judged", &answer.example.labels)?;
                     judged.push(answer);
                 }
+                (EncodedRecord::Stepwise(answer), Kind::Steps) => steps.push(answer),
                 (other, kind) => return Err(unsuitable(record, method, &other, kind)),
             }
             rows.records.push(sample.at);
@@ -139,6 +154,7 @@ impl AnswerRows {
         rows.answers = match kind {
             Kind::Pairs => Answers::Pairs(pairs),
             Kind::Judged => Answers::Judged(judged),
+            Kind::Steps => Answers::Steps(steps),
         };
         match rows.answers.is_empty() {
             true => Err(Error::Empty {
@@ -148,14 +164,21 @@ impl AnswerRows {
         }
     }
 
-    fn check_classes(&self) -> Result<()> {
-        let Answers::Judged(judged) = &self.answers else {
-            return Ok(());
+    fn check_classes(&self, method: &'static str) -> Result<()> {
+        let (what, labels): (_, Vec<bool>) = match &self.answers {
+            Answers::Pairs(_) => return Ok(()),
+            Answers::Judged(judged) => ("answers", judged.iter().map(|a| a.label).collect()),
+            Answers::Steps(answers) => {
+                let labels = answers.iter().flat_map(|answer| &answer.labels);
+                ("steps", labels.copied().collect())
+            }
         };
-        let wanted = judged.iter().filter(|answer| answer.label).count();
-        match wanted == 0 || wanted == judged.len() {
+        let wanted = labels.iter().filter(|label| **label).count();
+        match wanted == 0 || wanted == labels.len() {
             true => Err(Error::MissingClass {
-                answers: judged.len(),
+                what,
+                method,
+                count: labels.len(),
                 present: wanted > 0,
             }),
             false => Ok(()),
@@ -170,6 +193,10 @@ impl AnswerRows {
                 .map(|pair| pair.chosen.len().max(pair.rejected.len()))
                 .collect(),
             Answers::Judged(judged) => judged.iter().map(|answer| answer.example.len()).collect(),
+            Answers::Steps(answers) => {
+                let lengths = answers.iter().map(|answer| answer.input_ids.len());
+                lengths.collect()
+            }
         }
     }
 
@@ -193,6 +220,13 @@ impl AnswerRows {
                 for answer in judged {
                     let ids = &answer.example.input_ids;
                     add(ids, answer.prompt_tokens, u8::from(answer.label));
+                }
+            }
+            Answers::Steps(answers) => {
+                for answer in answers {
+                    for (end, label) in answer.ends.iter().zip(&answer.labels) {
+                        add(&answer.input_ids, *end, u8::from(*label));
+                    }
                 }
             }
         }
@@ -258,11 +292,13 @@ fn unsuitable(record: String, method: &'static str, got: &EncodedRecord, kind: K
         expected: match kind {
             Kind::Pairs => "pairs of answers (chosen and rejected)",
             Kind::Judged => "answers with a label (wanted or not)",
+            Kind::Steps => "answers in steps (prompt, completions, labels)",
         },
         got: match got {
             EncodedRecord::Sequence(_) => "a text or conversation without a comparison",
             EncodedRecord::Pair(_) => "a pair of answers",
             EncodedRecord::Judged(_) => "a single answer with a label",
+            EncodedRecord::Stepwise(_) => "an answer in steps",
             EncodedRecord::Classified(_) => "a text with a class",
         },
     }

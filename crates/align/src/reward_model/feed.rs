@@ -1,69 +1,52 @@
 //! Where the batches of a reward model come from.
 
-use flametune_data::{BatchSampler, Collator, EncodedPair, SamplerCursor};
+use flametune_data::{BatchSampler, Collator, SamplerCursor};
 use flametune_train::fit::{Drawn, Feed};
 
+use super::batch::RewardBatch;
 use super::model::RewardModel;
-use super::objective::{RewardBatch, RewardTraining};
+use super::objective::RewardTraining;
 use crate::error::{Error, Result};
 use crate::preference::{AnswerRows, Answers};
 
 /// Records that a message names; of the others it gives the number.
 const NAMED: usize = 8;
 
-/// The pairs of a run.
+/// The pairs, or the answers in steps, of a run.
 #[derive(Debug)]
 pub struct RewardFeed<'a> {
     rows: &'a AnswerRows,
-    pairs: &'a [EncodedPair],
     sampler: BatchSampler,
     collator: Collator,
     evaluation: Vec<RewardBatch>,
 }
 
 impl<'a> RewardFeed<'a> {
-    /// Draws the pairs of `rows` as `sampler` says.
+    /// Draws the answers of `rows` as `sampler` says.
     ///
     /// # Errors
     /// [`Error::Empty`] for judged answers.
     pub fn new(rows: &'a AnswerRows, sampler: BatchSampler, collator: Collator) -> Result<Self> {
+        if matches!(rows.answers, Answers::Judged(_)) {
+            return Err(Error::Empty {
+                what: "pair of answers, and no answer in steps",
+            });
+        }
         Ok(Self {
             rows,
-            pairs: pairs(rows)?,
             sampler,
             collator,
             evaluation: Vec::new(),
         })
     }
 
-    /// Measures with the pairs of `rows`, in batches of `size`.
+    /// Measures with the answers of `rows`, in batches of `size`.
     ///
     /// # Errors
     /// Those of batches.
     pub fn evaluate_with(mut self, rows: &AnswerRows, size: usize) -> Result<Self> {
-        self.evaluation = batches(rows, size, &self.collator)?;
+        self.evaluation = RewardBatch::all(rows, size, &self.collator)?;
         Ok(self)
-    }
-}
-
-/// All pairs in batches of `size`.
-pub(super) fn batches(
-    rows: &AnswerRows,
-    size: usize,
-    collator: &Collator,
-) -> Result<Vec<RewardBatch>> {
-    pairs(rows)?
-        .chunks(size.max(1))
-        .map(|chunk| RewardBatch::new(&chunk.iter().collect::<Vec<_>>(), collator))
-        .collect()
-}
-
-pub(super) fn pairs(rows: &AnswerRows) -> Result<&[EncodedPair]> {
-    match &rows.answers {
-        Answers::Pairs(pairs) => Ok(pairs),
-        Answers::Judged(_) => Err(Error::Empty {
-            what: "pair of answers",
-        }),
     }
 }
 
@@ -80,10 +63,7 @@ impl Feed<RewardTraining> for RewardFeed<'_> {
 
     fn next_step(&mut self, _model: &RewardModel) -> flametune_train::Result<Drawn<RewardBatch>> {
         let rows = self.sampler.next_step();
-        let batch = |chunk: &Vec<usize>| {
-            let pairs: Vec<&EncodedPair> = chunk.iter().map(|&index| &self.pairs[index]).collect();
-            RewardBatch::new(&pairs, &self.collator)
-        };
+        let batch = |chunk: &Vec<usize>| RewardBatch::of(self.rows, chunk, &self.collator);
         let batches = rows.iter().map(batch).collect::<Result<_>>()?;
         Ok(Drawn { batches, rows })
     }

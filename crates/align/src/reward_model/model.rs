@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use flametune_kernels::in_pool;
 use flametune_lm::CausalLm;
 use flametune_peft::AdapterPass;
 
@@ -10,7 +11,7 @@ use crate::head::ScalarHead;
 use crate::host::numbers;
 use crate::sequences::{SequenceBatch, indices};
 
-/// A language model with a head that scores whole sequences at their last token.
+/// A language model with a head that scores whole sequences at their last token, or steps at theirs.
 #[derive(Module, Debug)]
 pub struct RewardModel {
     /// The base, with the reward's adapter.
@@ -19,17 +20,17 @@ pub struct RewardModel {
     pub score: ScalarHead,
 }
 
-/// The score of each sequence.
+/// The scores at some places of a flat batch.
 ///
 /// # Shapes
-/// - `hidden`: `[batch, seq, d_model]`; returns `[sequences]`
-pub(crate) fn scores(head: &ScalarHead, sequences: &SequenceBatch, hidden: Tensor<3>) -> Tensor<1> {
+/// - `hidden`: `[batch, seq, d_model]`; returns `[places]`
+pub(crate) fn scores(head: &ScalarHead, places: &[usize], hidden: Tensor<3>) -> Tensor<1> {
     let [batch, seq, width] = hidden.dims();
-    let last = indices(&sequences.last_places(), &hidden.device());
-    head.forward(hidden.reshape([batch * seq, width]).select(0, last))
+    let places = indices(places, &hidden.device());
+    head.forward(hidden.reshape([batch * seq, width]).select(0, places))
 }
 
-/// The scores of sequences as numbers; `lm` has no autodiff.
+/// The scores at some places of a batch as numbers; `lm` has no autodiff.
 ///
 /// # Errors
 /// Those of the forward pass.
@@ -37,8 +38,11 @@ pub(crate) fn score_all(
     lm: &CausalLm,
     head: &ScalarHead,
     sequences: &SequenceBatch,
+    places: &[usize],
     pass: &AdapterPass,
 ) -> Result<Vec<f32>> {
-    let hidden = lm.forward(sequences.tokens(), None, pass)?;
-    Ok(numbers(&scores(head, sequences, hidden)))
+    in_pool(|| {
+        let hidden = lm.forward(sequences.tokens(), None, pass)?;
+        Ok(numbers(&scores(head, places, hidden)))
+    })
 }

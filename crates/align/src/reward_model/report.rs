@@ -3,11 +3,11 @@
 use flametune_data::Collator;
 use flametune_peft::AdapterPass;
 
-use super::feed::{batches, pairs};
+use super::batch::{RewardBatch, RewardTarget};
 use super::model::{RewardModel, score_all};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::count;
-use crate::preference::AnswerRows;
+use crate::preference::{AnswerRows, Answers};
 
 /// Equal parts of confidences between ½ and 1.
 const BINS: usize = 10;
@@ -15,24 +15,26 @@ const BINS: usize = 10;
 /// The quantile of a 95 % interval.
 const Z: f64 = 1.959_964;
 
-/// A reward model on pairs.
+/// A reward model on pairs, or on steps.
+///
+/// The margin of a pair is `r_c − r_r`, that of a step its score, or the negative of it where the step is wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RewardReport {
-    /// Pairs.
-    pub pairs: usize,
-    /// The share of pairs whose chosen answer scores higher.
+    /// Pairs, or steps.
+    pub items: usize,
+    /// The share with a positive margin: pairs whose chosen answer scores higher, steps that are told right.
     pub accuracy: f64,
     /// Its 95 % interval (Wilson).
     pub interval: (f64, f64),
-    /// The mean of `r_c − r_r`.
+    /// The mean margin.
     pub margin: f64,
-    /// Expected calibration error: how far `σ(|r_c − r_r|)`, the confidence, is from the share of right
+    /// Expected calibration error: how far `σ(|margin|)`, the confidence, is from the share of right
     /// answers, averaged over ten equal parts of the confidences.
     pub calibration_error: f64,
 }
 
 impl RewardReport {
-    /// Scores all pairs of `rows`; `model` has no autodiff.
+    /// Scores all pairs or steps of `rows`; `model` has no autodiff.
     ///
     /// # Errors
     /// Those of batches and of the forward pass.
@@ -44,15 +46,24 @@ impl RewardReport {
         collator: &Collator,
     ) -> Result<Self> {
         let mut margins = Vec::new();
-        for batch in batches(rows, size, collator)? {
-            let scores = score_all(&model.lm, &model.score, &batch.sequences, pass)?;
-            let (chosen, rejected) = scores.split_at(batch.margins.len());
-            margins.extend(chosen.iter().zip(rejected).map(|(c, r)| c - r));
+        for batch in RewardBatch::all(rows, size, collator)? {
+            let (sequences, places) = (&batch.sequences, &batch.places);
+            let scores = score_all(&model.lm, &model.score, sequences, places, pass)?;
+            match &batch.target {
+                RewardTarget::Margins(pairs) => {
+                    let (chosen, rejected) = scores.split_at(pairs.len());
+                    margins.extend(chosen.iter().zip(rejected).map(|(c, r)| c - r));
+                }
+                RewardTarget::Steps(labels) => {
+                    let each = scores.iter().zip(labels);
+                    margins.extend(each.map(|(score, right)| if *right { *score } else { -score }));
+                }
+            }
         }
         Ok(Self::of(&margins))
     }
 
-    /// The report on margins `r_c − r_r`.
+    /// The report on margins.
     ///
     /// # Source
     /// - Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, §2
@@ -76,7 +87,7 @@ impl RewardReport {
             .map(|(confidence, right)| (confidence - right).abs());
         let pairs = count(margins.len().max(1));
         Self {
-            pairs: margins.len(),
+            items: margins.len(),
             accuracy: count(right) / pairs,
             interval: wilson(right, margins.len()),
             margin: sum / pairs,
@@ -90,9 +101,13 @@ impl RewardReport {
 /// Answers of equal length count half.
 ///
 /// # Errors
-/// When there are no pairs.
+/// [`Error::Empty`] for rows that are no pairs.
 pub fn longer_answer_accuracy(rows: &AnswerRows) -> Result<f64> {
-    let pairs = pairs(rows)?;
+    let Answers::Pairs(pairs) = &rows.answers else {
+        return Err(Error::Empty {
+            what: "pair of answers",
+        });
+    };
     let right = pairs
         .iter()
         .map(|pair| match pair.chosen.len().cmp(&pair.rejected.len()) {
@@ -101,6 +116,23 @@ pub fn longer_answer_accuracy(rows: &AnswerRows) -> Result<f64> {
             std::cmp::Ordering::Less => 0.0,
         });
     Ok(right.sum::<f64>() / count(pairs.len().max(1)))
+}
+
+/// The share of steps that have the commoner of both labels: what a process reward model must beat.
+///
+/// # Errors
+/// [`Error::Empty`] for rows that are no answers in steps.
+pub fn commonest_label_accuracy(rows: &AnswerRows) -> Result<f64> {
+    let Answers::Steps(answers) = &rows.answers else {
+        return Err(Error::Empty {
+            what: "answer in steps",
+        });
+    };
+    let labels = answers.iter().flat_map(|answer| &answer.labels);
+    let (all, right) = labels.fold((0, 0), |(all, right), label| {
+        (all + 1, right + usize::from(*label))
+    });
+    Ok(count(right.max(all - right)) / count(all.max(1)))
 }
 
 /// The 95 % interval of a share.

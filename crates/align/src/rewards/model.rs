@@ -40,7 +40,13 @@ impl Reward for ModelReward {
                 })
                 .collect();
             let batch = SequenceBatch::new(&sequences, &self.collator, None)?;
-            scores.extend(score_all(lm, &self.head, &batch, &self.pass)?);
+            scores.extend(score_all(
+                lm,
+                &self.head,
+                &batch,
+                &batch.last_places(),
+                &self.pass,
+            )?);
         }
         Ok(scores)
     }

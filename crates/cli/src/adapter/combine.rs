@@ -11,6 +11,7 @@ use flametune_peft::{
     CombinationType, CombineOptions, MajoritySign, add_weighted_adapter, load_adapter, save_adapter,
 };
 
+use super::passport;
 use crate::model;
 
 /// Combine LoRA adapters of one base into a new one.
@@ -73,6 +74,8 @@ impl Combine {
         for (name, (folder, _)) in names.iter().zip(&parts) {
             load_adapter(&mut model, name, folder)
                 .with_context(|| format!("cannot load the adapter {}", folder.display()))?;
+            passport::check(folder, &checkpoint, &model)
+                .with_context(|| format!("cannot combine {}", folder.display()))?;
         }
         let weights = names.iter().zip(&parts);
         let adapters: Vec<(&str, f64)> = weights

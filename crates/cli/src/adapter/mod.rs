@@ -5,7 +5,7 @@ mod combine;
 mod convert;
 mod info;
 mod merge;
-mod passport;
+pub(crate) mod passport;
 mod verify;
 
 use std::path::Path;

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use flametune_lm::{CausalLm, Checkpoint};
+use flametune_lm::Checkpoint;
 use flametune_peft::{Facts, Passport, SlotModule, Slots};
 use flametune_quant::BaseLinear;
 
 /// How the linear layers of a model are quantized: the kind of the first that is.
-pub(super) fn quantization(model: &CausalLm) -> Option<String> {
+pub(crate) fn quantization<M: Slots>(model: &M) -> Option<String> {
     let mut kind = None;
     model.clone().visit_slots(&mut |slot| {
         if let SlotModule::Linear(linear) = slot.module
@@ -21,17 +21,39 @@ pub(super) fn quantization(model: &CausalLm) -> Option<String> {
     kind
 }
 
+/// The passport of an adapter that was trained on a base, and on data of this digest.
+pub(crate) fn issue<M: Slots>(
+    checkpoint: &Checkpoint,
+    model: &M,
+    data_digest: &str,
+) -> Result<Passport> {
+    let mut passport = Passport::new(super::facts(checkpoint, quantization(model))?);
+    passport.data_digest = Some(data_digest.to_owned());
+    Ok(passport)
+}
+
 /// Compares the passport beside an adapter, if there is one, with the base that it was loaded on:
 /// another base is an error, anything else that differs a warning on standard error.
-pub(crate) fn check(adapter: &Path, checkpoint: &Checkpoint, model: &CausalLm) -> Result<()> {
-    let passport = Passport::read(adapter).context("cannot read the adapter's passport")?;
-    match passport {
+pub(crate) fn check<M: Slots>(adapter: &Path, checkpoint: &Checkpoint, model: &M) -> Result<()> {
+    match read(adapter)? {
         Some(passport) => {
             let facts = super::facts(checkpoint, quantization(model))?;
             compare(&passport, &facts)
         }
         None => Ok(()),
     }
+}
+
+/// [`check`] with what is known of the base already.
+pub(crate) fn check_facts(adapter: &Path, facts: &Facts) -> Result<()> {
+    match read(adapter)? {
+        Some(passport) => compare(&passport, facts),
+        None => Ok(()),
+    }
+}
+
+fn read(adapter: &Path) -> Result<Option<Passport>> {
+    Passport::read(adapter).context("cannot read the adapter's passport")
 }
 
 /// Refuses another base, and warns of everything else that differs.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! OUTPUT/run.json                    the recipe
+//! OUTPUT/evaluation.json             before and after, where the recipe asks for it
 //! OUTPUT/[STAGE/]record.jsonl        what happened, one event a line
 //! OUTPUT/[STAGE/]checkpoints/        to go on from
 //! OUTPUT/[STAGE/]adapter/            the result, in PEFT's files
@@ -91,8 +92,15 @@ impl RunFolder {
                 gone(fs::remove_file(&file), &file)?;
             }
         }
-        let description = self.path.join("run.json");
-        gone(fs::remove_file(&description), &description)
+        for file in [self.evaluation(), self.path.join("run.json")] {
+            gone(fs::remove_file(&file), &file)?;
+        }
+        Ok(())
+    }
+
+    /// Where the comparison of before and after goes.
+    pub(super) fn evaluation(&self) -> PathBuf {
+        self.path.join("evaluation.json")
     }
 
     /// The folder of a stage.

@@ -1,5 +1,6 @@
 //! `flametune align`: from a recipe to a model that does as people prefer.
 
+mod evaluation;
 mod folder;
 mod log;
 mod online;
@@ -31,8 +32,8 @@ use crate::recipe::parse;
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Align {
-    /// A recipe (TOML), or the name of one that comes with the command: reward_model, dpo, ipo, kto,
-    /// orpo, simpo, ppo, grpo, rlhf
+    /// A recipe (TOML), or the name of one that comes with the command: reward_model,
+    /// process_reward, dpo, ipo, kto, orpo, simpo, ppo, grpo, rlhf
     recipe: String,
 
     /// Change a key of the recipe, such as preference.loss.beta=0.2; may be given several times
@@ -124,5 +125,5 @@ fn run(recipe: &AlignRecipe, folder: &RunFolder) -> Result<()> {
             return log::print("stopped; `--resume` goes on from the last checkpoint");
         }
     }
-    Ok(())
+    evaluation::run(recipe, &mut bench, folder)
 }

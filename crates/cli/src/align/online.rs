@@ -10,7 +10,7 @@ use flametune_align::online::{Online, OnlineCursor, OnlineFeed, Policy, Prompts}
 use flametune_align::rewards::{JudgeReward, ModelReward, RewardSum, RuleReward, Sample};
 use flametune_data::Message;
 use flametune_lm::{AdapterPass, CausalLm};
-use flametune_peft::{load_adapter, save_adapter, set_trainable};
+use flametune_peft::save_adapter;
 use flametune_train::checkpoint::TrainerState;
 use flametune_train::optim::groups;
 use flametune_train::{Best, Trainer, checkpoint};
@@ -18,7 +18,7 @@ use flametune_train::{Best, Trainer, checkpoint};
 use super::folder::{RunFolder, StageFolder};
 use super::log::note;
 use super::recipe::{AlignRecipe, OnlineSection, STAGE};
-use super::setup::{Workbench, training};
+use super::setup::{Workbench, load_if_absent, training};
 use super::stage::train;
 use super::{reward, sft};
 use crate::adapter::NAME;
@@ -106,16 +106,6 @@ pub(super) fn run(
     let finished = train(recipe, folder, &mut trainer, (feed, best), stop, &save)?;
     bench.put(trainer.into_model().lm);
     Ok(finished)
-}
-
-fn load_if_absent(lm: &mut CausalLm, name: &str, folder: &Path) -> Result<()> {
-    use flametune_peft::Slots;
-    if !lm.adapters().names().any(|known| known == name) {
-        load_adapter(lm, name, folder)
-            .with_context(|| format!("cannot load the adapter of {}", folder.display()))?;
-        set_trainable(lm, &[])?;
-    }
-    Ok(())
 }
 
 /// The rewards of a stage; adapters of reward models are loaded into the shared model.

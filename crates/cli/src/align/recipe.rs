@@ -14,13 +14,19 @@ use flametune_train::optim::Rule as UpdateRule;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::evaluation::EvaluationSection;
+use crate::adapter::NAME;
 use crate::recipe::{DataSection, ModelSection, QuantSection, ScheduleSection};
 
 /// The recipes that come with the command, by name.
-pub(crate) const BUNDLED: [(&str, &str); 9] = [
+pub(crate) const BUNDLED: [(&str, &str); 10] = [
     (
         "reward_model",
         include_str!("../../recipes/reward_model.toml"),
+    ),
+    (
+        "process_reward",
+        include_str!("../../recipes/process_reward.toml"),
     ),
     ("dpo", include_str!("../../recipes/dpo.toml")),
     ("ipo", include_str!("../../recipes/ipo.toml")),
@@ -56,6 +62,9 @@ pub(super) struct AlignRecipe {
     /// Learning from rewards of one's own answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) online: Option<OnlineSection>,
+    /// Before and after, on what no stage learns from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) evaluation: Option<EvaluationSection>,
     #[serde(default)]
     pub(super) optim: OptimSection,
     #[serde(default)]
@@ -154,12 +163,14 @@ pub(super) struct PreferenceSection {
     pub(super) own: Own,
 }
 
-/// A reward model.
+/// A reward model, of pairs or of steps.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RewardSection {
-    /// The loss.
+    /// The loss of pairs.
     pub(super) loss: RewardLossOptions,
+    /// Each step of an answer is scored, and learned from data that has a label for each.
+    pub(super) process: bool,
     pub(super) own: Own,
 }
 
@@ -277,6 +288,16 @@ impl AlignRecipe {
         present.map(|(name, _)| name).collect()
     }
 
+    /// The last stage that trains the policy, and the adapter that it trains.
+    pub(super) fn policy(&self) -> Option<(&'static str, &'static str)> {
+        let of = |stage| match stage {
+            "preference" | "online" => Some((stage, NAME)),
+            "sft" => Some((stage, super::sft::ADAPTER)),
+            _ => None,
+        };
+        self.stages().into_iter().rev().find_map(of)
+    }
+
     /// Checks what needs neither model nor data.
     pub(super) fn validate(&self) -> Result<()> {
         if self.stages().is_empty() {
@@ -316,9 +337,31 @@ impl AlignRecipe {
         }
         if let Some(section) = &self.reward_model {
             section.loss.validate()?;
+            if section.process && section.loss != RewardLossOptions::default() {
+                bail!("reward_model.loss is that of pairs, and reward_model.process has none");
+            }
+        }
+        if let Some(section) = &self.evaluation {
+            self.validate_evaluation(section)?;
         }
         if let Some(section) = &self.online {
             self.validate_online(section)?;
+        }
+        Ok(())
+    }
+
+    fn validate_evaluation(&self, section: &EvaluationSection) -> Result<()> {
+        if self.policy().is_none() {
+            bail!(
+                "[evaluation] needs a stage that trains the model itself: [sft], [preference] or [online]"
+            );
+        }
+        if section.pairs.is_empty() && section.text.is_empty() {
+            bail!("[evaluation] must name pairs, text or both");
+        }
+        let limit = section.max_perplexity_rise;
+        if !(limit.is_finite() && limit >= 0.0) {
+            bail!("evaluation.max_perplexity_rise must be finite and not negative, got {limit}");
         }
         Ok(())
     }
@@ -371,6 +414,12 @@ impl AlignRecipe {
             data.max_length = data.max_length.min(128);
             for source in &mut data.sources {
                 source.take = Some(source.take.unwrap_or(24).min(24));
+            }
+        }
+        if let Some(section) = &mut self.evaluation {
+            section.max_length = section.max_length.min(128);
+            for source in section.pairs.iter_mut().chain(&mut section.text) {
+                source.take = Some(4);
             }
         }
         if let Some(section) = &mut self.online {
@@ -427,7 +476,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_found_before_anything_is_loaded() {
-        let (_, text) = BUNDLED[6];
+        let (_, text) = BUNDLED[7];
         for (set, expected) in [
             ("online.rewards=[]", "must name at least one reward"),
             (
@@ -447,6 +496,22 @@ mod tests {
             let error = recipe.validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{set}: {error}");
         }
+        let (_, text) = BUNDLED[0];
+        for (set, expected) in [
+            (
+                "reward_model.process=true",
+                "and reward_model.process has none",
+            ),
+            (
+                "evaluation.max_length=64",
+                "needs a stage that trains the model itself",
+            ),
+        ] {
+            let recipe: AlignRecipe = parse("reward_model", text, &[set.to_owned()]).unwrap();
+            let error = recipe.validate().unwrap_err().to_string();
+            assert!(error.contains(expected), "{set}: {error}");
+        }
+        let (_, text) = BUNDLED[7];
         let error = parse::<AlignRecipe>("ppo", text, &["online.rewads=1".to_owned()]);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("did you mean `rewards`?"), "{error}");

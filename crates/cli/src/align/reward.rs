@@ -8,7 +8,8 @@ use burn::module::Module;
 use flametune_align::ScalarHead;
 use flametune_align::preference::AnswerRows;
 use flametune_align::reward_model::{
-    RewardFeed, RewardModel, RewardReport, RewardTraining, longer_answer_accuracy,
+    RewardFeed, RewardModel, RewardReport, RewardTraining, commonest_label_accuracy,
+    longer_answer_accuracy,
 };
 use flametune_data::{Dataset, Side};
 use flametune_peft::save_adapter;
@@ -36,7 +37,11 @@ pub(super) fn run(
     let data = recipe.data_of(&section.own);
     let encoder = bench.encoder(data)?;
     let read = |mut dataset: Dataset| {
-        AnswerRows::pairs(&mut dataset, &encoder, "a reward model").context("cannot read the data")
+        let rows = match section.process {
+            true => AnswerRows::steps(&mut dataset, &encoder, "a process reward model"),
+            false => AnswerRows::pairs(&mut dataset, &encoder, "a reward model"),
+        };
+        rows.context("cannot read the data")
     };
     let rows = read(training(recipe, data)?)?;
     note(&format!("training data: {}", described(&rows)));
@@ -82,14 +87,25 @@ pub(super) fn run(
         let size = recipe.optim.batch_size;
         let plain = model.valid();
         let report = RewardReport::measure(&plain, held_out, &pass, size, &bench.collator)?;
-        let longer = longer_answer_accuracy(held_out)?;
+        let (what, baseline) = match section.process {
+            true => (
+                "steps",
+                ("commonest label", commonest_label_accuracy(held_out)?),
+            ),
+            false => (
+                "pairs",
+                ("longer answer", longer_answer_accuracy(held_out)?),
+            ),
+        };
         print(&format!(
-            "held-out pairs: {}; accuracy {:.3} (95 %: {:.3} to {:.3}), of the longer answer \
-             {longer:.3}; calibration error {:.3}",
-            report.pairs,
+            "held-out {what}: {}; accuracy {:.3} (95 %: {:.3} to {:.3}), of the {} {:.3}; \
+             calibration error {:.3}",
+            report.items,
             report.accuracy,
             report.interval.0,
             report.interval.1,
+            baseline.0,
+            baseline.1,
             report.calibration_error
         ))?;
     }

@@ -10,7 +10,7 @@ use flametune_data::{
     Tokenizer,
 };
 use flametune_lm::{AdapterPass, CausalLm, Checkpoint};
-use flametune_peft::{inject, load_adapter, set_trainable};
+use flametune_peft::{Slots, inject, load_adapter, set_trainable};
 
 use super::recipe::AlignRecipe;
 use crate::device::DeviceArgs;
@@ -50,6 +50,9 @@ impl Workbench {
         };
         let mut options = device.load_options(&checkpoint)?;
         if let Some(quant) = recipe.quant {
+            if quant.reconstruct {
+                bail!("quant.reconstruct is of `flametune train`; align what it has made");
+            }
             let quantize = QuantizeArgs::new(quant.kind, quant.block_size, quant.double_quant);
             options = quantize.apply(options)?;
         }
@@ -154,6 +157,16 @@ impl Workbench {
     }
 }
 
+/// Loads an adapter, frozen, unless the model has one of this name.
+pub(super) fn load_if_absent(lm: &mut CausalLm, name: &str, folder: &Path) -> Result<()> {
+    if !lm.adapters().names().any(|known| known == name) {
+        load_adapter(lm, name, folder)
+            .with_context(|| format!("cannot load the adapter of {}", folder.display()))?;
+        set_trainable(lm, &[])?;
+    }
+    Ok(())
+}
+
 /// What is to be continued.
 enum Prompt<'a> {
     Turns(&'a [Message]),
@@ -167,9 +180,9 @@ fn prompt(example: &Example) -> Prompt<'_> {
             let last = messages.iter().rposition(|message| message.role == "user");
             Prompt::Turns(last.map_or(&[], |last| &messages[..=last]))
         }
-        Example::Preference { prompt, .. } | Example::Judged { prompt, .. } => {
-            Prompt::Turns(prompt)
-        }
+        Example::Preference { prompt, .. }
+        | Example::Judged { prompt, .. }
+        | Example::Stepwise { prompt, .. } => Prompt::Turns(prompt),
         Example::Completion { prompt, .. } => Prompt::Text(prompt),
         Example::Text(_) | Example::Classified { .. } => Prompt::None,
     }
@@ -198,7 +211,8 @@ pub(super) fn dataset(
         options.split = Some(Split {
             validation: data.validation,
             seed: 0,
-            by: SplitBy::Record,
+            // Answers to a question that was learned from are not held out.
+            by: SplitBy::Prompt,
         });
         options.side = Some(side);
     }

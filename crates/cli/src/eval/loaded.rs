@@ -9,11 +9,12 @@ use clap::{Args, Parser};
 use flametune_data::{ChatTemplate, Tokenizer};
 use flametune_eval::CausalModel;
 use flametune_lm::{AdapterPass, CausalLm};
-use flametune_peft::load_adapter;
+use flametune_peft::{Facts, load_adapter};
 
+use crate::adapter::passport;
 use crate::device::DeviceArgs;
 use crate::quantize::QuantizeArgs;
-use crate::{model, text};
+use crate::{adapter, model, text};
 
 /// The model of a command that evaluates.
 #[derive(Debug, Args)]
@@ -26,8 +27,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME|FILE")]
     template: Option<String>,
 
-    /// Requests that are handed to the model at once; scores do not depend on it
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    /// Texts that a pass of the model may hold: more are faster and need more memory; no score depends on it
+    #[arg(long, default_value_t = 32, value_name = "N")]
     batch_size: usize,
 
     /// Longest prompt and answer in tokens, where the model could read more
@@ -97,6 +98,8 @@ pub(crate) struct Loaded {
     template: Option<ChatTemplate>,
     /// What tells this model from others: files, their sizes and times, number formats.
     identity: String,
+    /// What the passports of adapters are compared with.
+    facts: Facts,
     adapters: Vec<(String, String)>,
     batch_size: usize,
     max_length: Option<usize>,
@@ -121,6 +124,7 @@ impl Loaded {
             args.quantize
         );
         let model = model::load(&checkpoint, &options)?;
+        let facts = adapter::facts(&checkpoint, passport::quantization(&model))?;
         drop(checkpoint);
         tokenizer.check_against(model.vocab_size())?;
         Ok(Self {
@@ -128,6 +132,7 @@ impl Loaded {
             tokenizer,
             template,
             identity,
+            facts,
             adapters: Vec::new(),
             batch_size: args.batch_size,
             max_length: args.max_length,
@@ -143,6 +148,8 @@ impl Loaded {
             }
             load_adapter(&mut self.model, name, &adapter.folder)
                 .with_context(|| format!("cannot load the adapter {}", adapter.folder.display()))?;
+            passport::check_facts(&adapter.folder, &self.facts)
+                .with_context(|| format!("the adapter {name} cannot be used"))?;
             self.adapters.push((name.clone(), files(&adapter.folder)?));
         }
         Ok(self.adapters.iter().map(|(name, _)| name.clone()).collect())

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use flametune_eval::compare::{Comparison, compare, comparison_table, forgetting, results_table};
 use flametune_eval::{
-    AnswerCache, EvalOptions, Evaluation, LanguageModel, Progress, PromptOptions, Selection,
-    TaskLibrary, evaluate,
+    AnswerCache, DataFolders, EvalOptions, Evaluation, LanguageModel, Progress, PromptOptions,
+    Selection, TaskLibrary, evaluate,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -138,7 +138,10 @@ impl TaskArgs {
             limit: self.limit,
             fewshot_seed: self.fewshot_seed,
             bootstrap_iters: self.bootstrap,
-            data: self.data.clone(),
+            data: DataFolders {
+                local: self.data.clone(),
+                hub: crate::model::hub_folder().into_iter().collect(),
+            },
         }
     }
 
@@ -255,7 +258,8 @@ impl Eval {
                 comparison.base,
                 comparison_table(comparison)
             )?;
-            if self.tasks.tasks.iter().any(|task| task == "forgetting") {
+            let suite = |task: &String| task.starts_with("forgetting");
+            if self.tasks.tasks.iter().any(suite) {
                 writeln!(out, "{}", lost(comparison))?;
             }
         }

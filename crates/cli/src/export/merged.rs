@@ -27,7 +27,7 @@ pub(super) fn export(
     let saved = model
         .save_pretrained(staged.path(), checkpoint.config(), MAX_SHARD_BYTES)
         .context("cannot write the model")?;
-    let has_tokenizer = copy_companions(checkpoint, staged.path())?;
+    copy_companions(checkpoint, staged.path())?;
 
     let written = Checkpoint::open(staged.path()).context("cannot read back what was written")?;
     let again = model::load(&written, &super::options(stored_dtype(&written)?))?;
@@ -41,11 +41,5 @@ pub(super) fn export(
         output.display(),
         saved.tensor_bytes
     )?;
-    if !has_tokenizer {
-        writeln!(
-            err,
-            "no tokenizer was written: the model's is in its GGUF header"
-        )?;
-    }
     Ok(())
 }

@@ -18,7 +18,7 @@ use flametune_peft::{BaseRef, MergeOptions, SlotModule, Slots, merge_and_unload}
 use flametune_quant::gguf::GgmlType;
 use flametune_quant::{BaseLinear, DenseLinear};
 
-use crate::adapter::{NAME, load};
+use crate::adapter::{NAME, load, passport};
 use crate::device::stored_dtype;
 use crate::model;
 
@@ -147,6 +147,7 @@ impl Export {
         let mut model = model::load(checkpoint, &options(dtype))?;
         if let Some(folder) = &self.adapter {
             load(&mut model, folder)?;
+            passport::check(folder, checkpoint, &model)?;
             merge_and_unload(&mut model, &[NAME], &MergeOptions::default())?;
         }
         dequantize(&mut model);
@@ -159,6 +160,7 @@ impl Export {
         };
         let mut model = model::load(checkpoint, &options(DType::F32))?;
         let pass = load(&mut model, folder)?;
+        passport::check(folder, checkpoint, &model)?;
         Ok((model, pass))
     }
 }

@@ -19,6 +19,16 @@ pub(super) struct Live {
 pub(super) struct LiveAdapter {
     server: String,
     name: String,
+    #[serde(flatten)]
+    pub(super) place: Published,
+    /// What it took the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<Published>,
+}
+
+/// Where an adapter is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Published {
     /// Its folder here.
     pub(super) folder: PathBuf,
     /// Its folder as the server knows it.
@@ -42,15 +52,28 @@ impl Live {
             .find(|adapter| adapter.server == server && adapter.name == name)
     }
 
-    pub(super) fn set(&mut self, server: &str, name: &str, folder: PathBuf, server_path: String) {
-        self.adapters
-            .retain(|adapter| adapter.server != server || adapter.name != name);
+    /// Writes down what is live now, and what was before.
+    pub(super) fn set(&mut self, server: &str, name: &str, place: Published) {
+        let before = self.take(server, name).map(|adapter| adapter.place);
         self.adapters.push(LiveAdapter {
             server: server.to_owned(),
             name: name.to_owned(),
-            folder,
-            server_path,
+            place,
+            before,
         });
+    }
+
+    /// Writes down that what was before the last is live again, or nothing.
+    pub(super) fn put_back(&mut self, server: &str, name: &str) {
+        let before = self.take(server, name).and_then(|adapter| adapter.before);
+        if let Some(place) = before {
+            self.set(server, name, place);
+        }
+    }
+
+    fn take(&mut self, server: &str, name: &str) -> Option<LiveAdapter> {
+        let is_it = |adapter: &mut LiveAdapter| adapter.server == server && adapter.name == name;
+        self.adapters.extract_if(.., is_it).next()
     }
 
     pub(super) fn write(&self, file: &Path) -> Result<()> {

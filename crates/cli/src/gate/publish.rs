@@ -58,7 +58,8 @@ impl Server {
         }
     }
 
-    fn models(&self) -> Result<Vec<String>> {
+    /// The names of what it serves.
+    pub(super) fn models(&self) -> Result<Vec<String>> {
         let mut request = self.agent.get(format!("{}/v1/models", self.url));
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
@@ -84,7 +85,8 @@ impl Server {
         self.post("/v1/load_lora_adapter", &body).map(drop)
     }
 
-    fn unload(&self, name: &str) -> Result<()> {
+    /// Takes an adapter off the server.
+    pub(super) fn unload(&self, name: &str) -> Result<()> {
         self.post("/v1/unload_lora_adapter", &json!({"lora_name": name}))
             .map(drop)
     }

@@ -69,7 +69,8 @@ pub(crate) struct ModelSection {
     pub(crate) path: String,
     #[serde(default)]
     pub(crate) device: DeviceName,
-    /// As `--dtype` of the other subcommands; full fine-tuning keeps its weights in f32.
+    /// As `--dtype` of the other subcommands; full fine-tuning keeps its weights in f32, unless
+    /// `optim.stochastic_rounding` says otherwise.
     #[serde(default)]
     pub(crate) dtype: DtypeName,
 }
@@ -83,6 +84,10 @@ pub(crate) struct QuantSection {
     pub(crate) block_size: usize,
     #[serde(default)]
     pub(crate) double_quant: bool,
+    /// LoRA begins where the layers' outputs are nearest to those of the base before it is quantized
+    /// (QERA), which for that time is in memory as well. The adapter then belongs to the quantized base.
+    #[serde(default)]
+    pub(crate) reconstruct: bool,
 }
 
 /// What a classifier tells apart.
@@ -155,6 +160,9 @@ pub(crate) struct OptimSection {
     pub(crate) recompute: bool,
     /// The optimizer's averages live in a file of the run's folder instead of in memory.
     pub(crate) paged_states: bool,
+    /// Of full fine-tuning: the weights stay in bf16, and updates are rounded to them at random;
+    /// without it they are f32.
+    pub(crate) stochastic_rounding: bool,
 }
 
 /// How long the run is, and how the learning rate changes.
@@ -229,6 +237,7 @@ impl Default for OptimSection {
             kl_coef: sft.kl_coef,
             recompute: sft.recompute,
             paged_states: false,
+            stochastic_rounding: false,
         }
     }
 }
@@ -332,10 +341,24 @@ impl Recipe {
         Ok(())
     }
 
+    fn validate_rounding(&self) -> Result<()> {
+        if !self.optim.stochastic_rounding {
+            return Ok(());
+        }
+        if self.adapter.is_some() {
+            bail!("optim.stochastic_rounding is of full fine-tuning: adapters are f32");
+        }
+        if self.model.dtype != DtypeName::Bf16 {
+            bail!("optim.stochastic_rounding needs model.dtype = \"bf16\"");
+        }
+        Ok(())
+    }
+
     /// Checks what needs neither model nor data.
     pub(crate) fn validate(&self) -> Result<()> {
         self.train_config(1)?;
         self.sft_options().validate()?;
+        self.validate_rounding()?;
         if self.adapter.is_none() && self.optim.kl_coef > 0.0 {
             bail!("optim.kl_coef needs an [adapter]: without one the base itself is trained");
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use flametune_peft::PeftConfig;
+use flametune_peft::{AdaLoraConfig, InitLoraWeights, PeftConfig};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use toml::Table;
@@ -16,7 +16,7 @@ use super::nearest::nearest;
 pub(crate) fn read(name: &str, text: &str, sets: &[String]) -> Result<Recipe> {
     let recipe: Recipe = parse(name, text, sets)?;
     if let Some(adapter) = &recipe.adapter {
-        check_adapter(name, text, adapter, recipe.task_type())?;
+        check_adapter(name, text, adapter, &recipe)?;
     }
     recipe
         .validate()
@@ -126,10 +126,13 @@ const CLASSIFIER_TASK: &str = "SEQ_CLS";
 const HEAD: &str = "classifier";
 
 /// The configuration of the adapter section, as `adapter_config.json` has it.
+///
+/// `steps` are those of the run, where they are known: AdaLoRA's `total_step`.
 pub(crate) fn peft_config(
     adapter: &BTreeMap<String, Value>,
     task_type: &str,
     name: &str,
+    steps: Option<usize>,
 ) -> Result<PeftConfig> {
     let mut fields: Map<String, Value> = adapter.clone().into_iter().collect();
     fields
@@ -144,9 +147,30 @@ pub(crate) fn peft_config(
             .entry("modules_to_save")
             .or_insert_with(|| vec![HEAD].into());
     }
-    let config = PeftConfig::from_json(Value::Object(fields), Path::new(name))?;
+    let mut config = PeftConfig::from_json(Value::Object(fields), Path::new(name))?;
+    if let PeftConfig::AdaLora(config) = &mut config {
+        plan_steps(config, steps)?;
+    }
     config.validate()?;
     Ok(config)
+}
+
+/// Gives a schedule of ranks the steps of the run, or while these are unknown the fewest that it
+/// can have.
+fn plan_steps(config: &mut AdaLoraConfig, steps: Option<usize>) -> Result<()> {
+    match (config.total_step, steps) {
+        (Some(given), Some(steps)) if given != steps => bail!(
+            "total_step is {given}, and the run takes {steps} steps; without total_step it is \
+             those of the run"
+        ),
+        (None, None) => {
+            let around = config.tinit.saturating_add(config.tfinal);
+            config.total_step = Some(around.saturating_add(1));
+        }
+        (None, Some(steps)) => config.total_step = Some(steps),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Checks the keys of the adapter section against those that the method writes.
@@ -156,7 +180,7 @@ fn check_adapter(
     name: &str,
     text: &str,
     adapter: &BTreeMap<String, Value>,
-    task_type: &str,
+    recipe: &Recipe,
 ) -> Result<()> {
     let place = |key: &str| match adapter_line(text, key) {
         Some(line) => format!("{name}:{line}"),
@@ -177,7 +201,24 @@ fn check_adapter(
             bail!("{}: {}", place(key), unknown("key", key, known));
         }
     }
-    peft_config(adapter, task_type, name).map_err(|error| anyhow!("{}: {error:#}", place("")))?;
+    let config = peft_config(adapter, recipe.task_type(), name, recipe.schedule.max_steps)
+        .map_err(|error| anyhow!("{}: {error:#}", place("")))?;
+    if let (PeftConfig::Lora(lora), Some(_)) = (&config, &recipe.classifier)
+        && lora.init_lora_weights == InitLoraWeights::Eva
+    {
+        let place = place("init_lora_weights");
+        bail!("{place}: init_lora_weights = \"eva\" is of language models, not of classifiers");
+    }
+    if recipe.quant.is_some_and(|quant| quant.reconstruct) {
+        let begins = matches!(&config, PeftConfig::Lora(lora)
+            if lora.init_lora_weights == InitLoraWeights::Kaiming && !lora.use_dora);
+        if !begins || recipe.classifier.is_some() {
+            bail!(
+                "{name}: quant.reconstruct sets the factors of LoRA on a language model, with \
+                 init_lora_weights = true and without DoRA"
+            );
+        }
+    }
     Ok(())
 }
 
@@ -316,9 +357,44 @@ output = \"out\"
     }
 
     #[test]
+    fn a_schedule_of_ranks_is_that_of_the_run() {
+        let text = TEXT.replace("r = 4", "peft_type = \"ADALORA\"\ntinit = 3\ntfinal = 2");
+        let read = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+            read("r.toml", &text, &sets)
+        };
+        let section = read(&[]).unwrap().adapter.unwrap();
+        let config = |steps| peft_config(&section, "CAUSAL_LM", "r.toml", steps);
+        let PeftConfig::AdaLora(planned) = config(Some(40)).unwrap() else {
+            panic!("AdaLoRA")
+        };
+        assert_eq!(planned.total_step, Some(40));
+        for (sets, expected) in [
+            (
+                &["adapter.total_step=9", "schedule.max_steps=10"][..],
+                "r.toml:5: total_step is 9, and the run takes 10 steps",
+            ),
+            (
+                &["schedule.max_steps=5"],
+                "r.toml:5: total_step must exceed tinit + tfinal, got 5, 3 and 2",
+            ),
+        ] {
+            let error = read(sets).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = config(Some(4)).unwrap_err().to_string();
+        assert!(error.contains("total_step must exceed"), "{error}");
+    }
+
+    #[test]
     fn quantized_weights_are_not_trained_themselves() {
         let full = TEXT.replace("[adapter]\nr = 4\ntarget_modules = \"all-linear\"", "");
         assert!(read("r.toml", &full, &[]).is_ok());
+        let rounding = "optim.stochastic_rounding=true";
+        let error = refused(&full, &[rounding]);
+        assert!(error.contains("needs model.dtype = \"bf16\""), "{error}");
+        let error = refused(TEXT, &[rounding, "model.dtype=bf16"]);
+        assert!(error.contains("is of full fine-tuning"), "{error}");
         let error = refused(&full, &["quant.kind=nf4"]);
         assert!(error.contains("[quant] needs an [adapter]"), "{error}");
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use flametune_data::{BatchSampler, ClassifiedBatch, Collator, SamplerCursor, Side};
 use flametune_lm::{AdapterPass, BertModel, Checkpoint};
-use flametune_peft::{TrainableReport, inject, load_adapter, report, save_adapter, set_trainable};
+use flametune_peft::{TrainableReport, inject, load_adapter, report, set_trainable};
 use flametune_train::classify::{
     ClassScores, Classification, ClassifiedData, ClassifiedRows, Scores, add_head, score,
 };
@@ -19,6 +19,7 @@ use super::folder::RunFolder;
 use super::recorder::{self, Facts};
 use super::setup::{self, dataset, encoder, sampler_options, text_side};
 use super::terminal::{note, print, warn};
+use crate::adapter::passport;
 use crate::recipe::{ClassifierSection, Recipe, peft_config};
 use crate::{adapter, model};
 
@@ -42,6 +43,7 @@ pub(super) fn run(
     let mut prepared = Prepared::new(name, recipe, section, folder)?;
     let digest = prepared.rows.digest();
     folder.begin(recipe, &digest)?;
+    let passport = passport::issue(&prepared.checkpoint, &prepared.model, &digest)?;
     let config = recipe.train_config(prepared.sampler.steps_per_epoch())?;
     let grouping = optim::groups(recipe.optim.weight_decay, recipe.optim.loraplus_lr_ratio);
     let objective = Classification {
@@ -49,6 +51,7 @@ pub(super) fn run(
         label_smoothing: recipe.optim.label_smoothing,
     };
     let mut trainer = Trainer::new(prepared.model, objective, config, grouping)?;
+    trainer.allocate_ranks(adapter::NAME)?;
     if recipe.optim.paged_states {
         trainer.page_states(&folder.checkpoints())?;
     }
@@ -71,6 +74,8 @@ pub(super) fn run(
     let an_epoch = prepared.sampler.steps_per_epoch();
     note(&format!("{} steps, {an_epoch} an epoch", config.max_steps));
 
+    // The head is a part of the adapter.
+    let save = |model: &BertModel, to: &Path| super::save(model, &passport, to);
     let mut hooks = FitHooks {
         save_model: &save,
         sample: None,
@@ -106,12 +111,6 @@ pub(super) fn run(
     if scores.rows() > 0 {
         print(&table(section, &scores))?;
     }
-    Ok(())
-}
-
-/// Writes the adapter with its head.
-fn save(model: &BertModel, to: &Path) -> flametune_train::Result<()> {
-    save_adapter(model, adapter::NAME, to)?;
     Ok(())
 }
 
@@ -183,7 +182,13 @@ impl Prepared {
         text.tokenizer
             .check_against(model.bert.config().vocab_size)?;
         add_head(&mut model, classes, recipe.run.seed)?;
-        let pass = adapt(name, recipe, &mut model, folder.resumed())?;
+        let pass = match folder.resumed() {
+            Some(at) => go_on(&mut model, at, &checkpoint)?,
+            None => {
+                let steps = recipe.train_config(sampler.steps_per_epoch())?.max_steps;
+                begin(name, recipe, &mut model, steps)?
+            }
+        };
         let report = report(&model);
         note(&format!(
             "trained: {} of {} parameters ({:.3} %)",
@@ -238,23 +243,22 @@ fn tell(what: &str, section: &ClassifierSection, rows: &ClassifiedRows) {
     }
 }
 
-/// Puts the adapter in place, new or from a checkpoint.
-fn adapt(
-    name: &str,
-    recipe: &Recipe,
-    model: &mut BertModel,
-    resumed: Option<&Path>,
-) -> Result<AdapterPass> {
+/// Puts the adapter of a checkpoint in place.
+fn go_on(model: &mut BertModel, at: &Path, base: &Checkpoint) -> Result<AdapterPass> {
+    load_adapter(model, adapter::NAME, at)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| passport::check(at, base, model))
+        .with_context(|| format!("cannot go on from {}", at.display()))?;
+    set_trainable(model, &[adapter::NAME])?;
+    Ok(AdapterPass::one(adapter::NAME))
+}
+
+/// Puts a new adapter in place, for a run of so many steps.
+fn begin(name: &str, recipe: &Recipe, model: &mut BertModel, steps: usize) -> Result<AdapterPass> {
     let Some(section) = &recipe.adapter else {
         bail!("[classifier] needs an [adapter]");
     };
-    if let Some(at) = resumed {
-        load_adapter(model, adapter::NAME, at)
-            .with_context(|| format!("cannot go on from {}", at.display()))?;
-        set_trainable(model, &[adapter::NAME])?;
-        return Ok(AdapterPass::one(adapter::NAME));
-    }
-    let mut config = peft_config(section, recipe.task_type(), name)?;
+    let mut config = peft_config(section, recipe.task_type(), name, Some(steps))?;
     let common = config.common_mut();
     common.inference_mode = false;
     common

@@ -14,7 +14,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flametune_train::checkpoint;
+use flametune_train::checkpoint::{self, TRAINING_FILES};
 use flametune_train::fit::{Checkpoints, FitOptions};
 use flametune_train::record::{LOG, REPORT};
 use serde_json::{Value, json};
@@ -236,8 +236,7 @@ pub(crate) fn copy_model(from: &Path, to: &Path) -> Result<()> {
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let name = entry.file_name();
-            if !["optimizer.safetensors", "trainer_state.json"].contains(&&*name.to_string_lossy())
-            {
+            if !TRAINING_FILES.contains(&&*name.to_string_lossy()) {
                 fs::copy(entry.path(), to.join(name))?;
             }
         }

@@ -19,7 +19,7 @@ use burn::module::Module;
 use burn::tensor::DType;
 use clap::Args;
 use flametune_lm::{CausalLm, Checkpoint};
-use flametune_peft::save_adapter;
+use flametune_peft::{Passport, Slots, save_adapter};
 use flametune_train::fit::{DataDigest, Ended, FitData, FitHooks, FitReport, fit};
 use flametune_train::record::{Event, RunRecord, ZeroTensors};
 use flametune_train::{Best, LossScaling, Sft, Trainer, checkpoint};
@@ -31,6 +31,7 @@ use self::recorder::Facts;
 use self::sampling::Sampling;
 use self::setup::Prepared;
 use self::terminal::{note, print};
+use crate::adapter::passport::issue;
 use crate::quantize::{MAX_SHARD_BYTES, copy_companions};
 use crate::recipe::{self, BUNDLED, Recipe, ResultOf};
 use crate::{adapter, model};
@@ -126,6 +127,10 @@ fn run(name: &str, recipe: &Recipe, folder: &RunFolder, stop: &AtomicBool) -> Re
         .batches(&prepared.evaluation)
         .finish();
     folder.begin(recipe, &digest)?;
+    let passport = match recipe.adapter {
+        Some(_) => Some(issue(&prepared.checkpoint, &prepared.model, &digest)?),
+        None => None,
+    };
     let mut config = recipe.train_config(prepared.sampler.steps_per_epoch())?;
     // The gradients of f16 activations run out of exponents.
     config.loss_scaling = (prepared.model.compute_dtype() == DType::F16).then(LossScaling::default);
@@ -136,6 +141,9 @@ fn run(name: &str, recipe: &Recipe, folder: &RunFolder, stop: &AtomicBool) -> Re
         options: recipe.sft_options(),
     };
     let mut trainer = Trainer::new(prepared.model, objective, config, grouping)?;
+    if recipe.adapter.is_some() {
+        trainer.allocate_ranks(adapter::NAME)?;
+    }
     if recipe.optim.paged_states {
         trainer.page_states(&folder.checkpoints())?;
     }
@@ -162,7 +170,12 @@ fn run(name: &str, recipe: &Recipe, folder: &RunFolder, stop: &AtomicBool) -> Re
     let checkpoint = &prepared.checkpoint;
     let sampling = Sampling::new(recipe, &prepared.text);
     let ask = |model: &CausalLm| sampling.ask(model, &prepared.pass);
-    let save_model = |model: &CausalLm, to: &Path| save(recipe, checkpoint, model, to);
+    let save_model = |model: &CausalLm, to: &Path| match &passport {
+        Some(passport) => save(model, passport, to),
+        None => Ok(model
+            .save_pretrained(to, checkpoint.config(), MAX_SHARD_BYTES)
+            .map(drop)?),
+    };
     let mut hooks = FitHooks {
         save_model: &save_model,
         sample: (!recipe.run.sample_prompts.is_empty()).then_some(&ask),
@@ -241,17 +254,9 @@ fn architecture(checkpoint: &Checkpoint) -> Option<String> {
     named.and_then(|name| name.as_str()).map(str::to_owned)
 }
 
-/// Writes the trained parameters: the adapter, or the whole model.
-fn save(
-    recipe: &Recipe,
-    checkpoint: &Checkpoint,
-    model: &CausalLm,
-    to: &Path,
-) -> flametune_train::Result<()> {
-    if recipe.adapter.is_some() {
-        save_adapter(model, adapter::NAME, to)?;
-    } else {
-        model.save_pretrained(to, checkpoint.config(), MAX_SHARD_BYTES)?;
-    }
+/// Writes an adapter with its passport.
+fn save<M: Slots>(model: &M, passport: &Passport, to: &Path) -> flametune_train::Result<()> {
+    save_adapter(model, adapter::NAME, to)?;
+    passport.write(to)?;
     Ok(())
 }

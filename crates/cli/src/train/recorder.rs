@@ -112,6 +112,7 @@ pub(crate) fn describe(
             };
             format!("{kind} in blocks of {}{nested}", quant.block_size)
         }
+        None if recipe.optim.stochastic_rounding => "bf16, rounded at random".to_owned(),
         None if recipe.adapter.is_none() => "f32".to_owned(),
         None => match serde_json::to_value(model.dtype)?.as_str() {
             Some("auto") | None => "as stored".to_owned(),

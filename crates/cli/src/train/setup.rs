@@ -9,16 +9,18 @@ use flametune_data::{
     Dataset, DatasetOptions, EncodeOptions, Encoder, Error as DataError, Exclusions, SamplerCursor,
     SamplerOptions, Side, SourceOptions, Split, SplitBy, Tokenizer, curate,
 };
-use flametune_lm::{AdapterPass, CausalLm, Checkpoint, LoadOptions};
+use flametune_lm::{AdapterPass, CausalLm, Checkpoint, EvaBatch, LoadOptions};
 use flametune_peft::{
-    PeftConfig, PromptTuningInit, TrainableReport, inject, report, set_trainable,
+    EvaConfig, InitLoraWeights, LoraConfig, PeftConfig, PromptTuningInit, TrainableReport, inject,
+    report, set_trainable,
 };
-use flametune_train::Error;
 use flametune_train::fit::{Packing, TrainingRows};
+use flametune_train::{Error, token_batch};
 
 use super::folder::RunFolder;
 use super::sampling::TextSide;
 use super::terminal::{note, warn};
+use crate::adapter::passport;
 use crate::device::{DeviceArgs, DtypeName};
 use crate::quantize::QuantizeArgs;
 use crate::recipe::{DataSection, Recipe, peft_config};
@@ -61,7 +63,22 @@ impl Prepared {
         let mut model = load(recipe, &checkpoint)?;
         text.tokenizer.check_against(model.vocab_size())?;
         check_length(recipe, &model)?;
-        let pass = adapt(name, recipe, &text, &mut model, folder.resumed())?;
+        let start = Start {
+            name,
+            recipe,
+            text: &text,
+            rows: &rows,
+            sampler: &sampler,
+            collator: &collator,
+        };
+        let pass = match folder.resumed() {
+            Some(at) => start.go_on(&mut model, at, &checkpoint)?,
+            None => {
+                let pass = start.begin(&mut model)?;
+                start.reconstruct(&mut model, &checkpoint)?;
+                pass
+            }
+        };
         let report = report(&model);
         Ok(Self {
             checkpoint,
@@ -261,7 +278,7 @@ fn validation(recipe: &Recipe, encoder: &Encoder) -> Result<Option<TrainingRows>
     Ok(Some(rows))
 }
 
-pub(super) fn sampler_options(recipe: &Recipe) -> SamplerOptions {
+pub(crate) fn sampler_options(recipe: &Recipe) -> SamplerOptions {
     let (data, optim) = (&recipe.data, &recipe.optim);
     let bucket = if data.packing { 1 } else { BUCKET_BATCHES };
     SamplerOptions {
@@ -294,7 +311,11 @@ pub(crate) fn load_options(recipe: &Recipe, checkpoint: &Checkpoint) -> Result<L
             bail!("model.dtype = \"f16\" cannot be trained in full; bf16 and f32 can");
         }
         // Updates are far smaller than the steps between 16-bit numbers.
-        (options.weight_dtype, options.compute_dtype) = (DType::F32, DType::F32);
+        options.weight_dtype = match recipe.optim.stochastic_rounding {
+            true => DType::BF16,
+            false => DType::F32,
+        };
+        options.compute_dtype = DType::F32;
     }
     if let Some(quant) = recipe.quant {
         let quantize = QuantizeArgs::new(quant.kind, quant.block_size, quant.double_quant);
@@ -320,31 +341,137 @@ pub(crate) fn check_length(recipe: &Recipe, model: &CausalLm) -> Result<()> {
     Ok(())
 }
 
-/// Puts the adapter in place, new or from a checkpoint.
-pub(crate) fn adapt(
-    name: &str,
-    recipe: &Recipe,
-    text: &TextSide,
-    model: &mut CausalLm,
-    resumed: Option<&Path>,
-) -> Result<AdapterPass> {
-    let Some(section) = &recipe.adapter else {
-        return Ok(AdapterPass::default());
-    };
-    if let Some(at) = resumed {
-        let pass = adapter::load(model, at)?;
-        set_trainable(model, &[adapter::NAME])?;
-        return Ok(pass);
+/// Batches that EVA looks at, at most.
+const EVA_BATCHES: usize = 64;
+
+/// Batches that QERA looks at, at most: mean squares settle soon.
+const QERA_BATCHES: usize = 8;
+
+/// What an adapter begins with.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) text: &'a TextSide,
+    pub(crate) rows: &'a TrainingRows,
+    pub(crate) sampler: &'a BatchSampler,
+    pub(crate) collator: &'a Collator,
+}
+
+impl Start<'_> {
+    /// Puts a new adapter in place, if the recipe has one.
+    pub(crate) fn begin(&self, model: &mut CausalLm) -> Result<AdapterPass> {
+        let recipe = self.recipe;
+        let Some(section) = &recipe.adapter else {
+            return Ok(AdapterPass::default());
+        };
+        let planned = recipe.train_config(self.sampler.steps_per_epoch())?;
+        let steps = Some(planned.max_steps);
+        let mut config = peft_config(section, recipe.task_type(), self.name, steps)?;
+        begin_at_text(&mut config, recipe, &self.text.tokenizer)?;
+        let common = config.common_mut();
+        common.inference_mode = false;
+        common
+            .base_model_name_or_path
+            .get_or_insert_with(|| recipe.model.path.clone());
+        match &config {
+            PeftConfig::Lora(lora) if lora.init_lora_weights == InitLoraWeights::Eva => {
+                self.begin_at_activations(model, lora)?;
+            }
+            config => inject(model, adapter::NAME, config, recipe.run.seed)?,
+        }
+        Ok(AdapterPass::one(adapter::NAME))
     }
-    let mut config = peft_config(section, recipe.task_type(), name)?;
-    begin_at_text(&mut config, recipe, &text.tokenizer)?;
-    let common = config.common_mut();
-    common.inference_mode = false;
-    common
-        .base_model_name_or_path
-        .get_or_insert_with(|| recipe.model.path.clone());
-    inject(model, adapter::NAME, &config, recipe.run.seed)?;
-    Ok(AdapterPass::one(adapter::NAME))
+
+    /// Puts the adapter of a checkpoint in place, if the recipe has one.
+    fn go_on(&self, model: &mut CausalLm, at: &Path, base: &Checkpoint) -> Result<AdapterPass> {
+        if self.recipe.adapter.is_none() {
+            return Ok(AdapterPass::default());
+        }
+        let pass = adapter::load(model, at)?;
+        passport::check(at, base, model)
+            .with_context(|| format!("cannot go on from {}", at.display()))?;
+        set_trainable(model, &[adapter::NAME])?;
+        Ok(pass)
+    }
+
+    /// Begins at what the layers see of the first batches (EVA).
+    fn begin_at_activations(&self, model: &mut CausalLm, config: &LoraConfig) -> Result<()> {
+        let options = config.eva_config.clone().unwrap_or_default();
+        let batches = self.first_batches(EVA_BATCHES, |batch| counted(batch, &options))?;
+        note(&format!(
+            "EVA: looking at {} batches at most",
+            batches.len()
+        ));
+        let seed = self.recipe.run.seed;
+        let settled = model.inject_eva(adapter::NAME, config, seed, &batches, batches.len())?;
+        if !settled {
+            warn("EVA: not all directions have settled; larger batches settle more of them");
+        }
+        Ok(())
+    }
+
+    /// Begins at what quantizing the base loses (QERA), if the recipe says so.
+    fn reconstruct(&self, model: &mut CausalLm, base: &Checkpoint) -> Result<()> {
+        if !self.recipe.quant.is_some_and(|quant| quant.reconstruct) {
+            return Ok(());
+        }
+        let batches = self.first_batches(QERA_BATCHES, real_tokens)?;
+        note(&format!("QERA: looking at {} batches", batches.len()));
+        let dense = Recipe {
+            quant: None,
+            ..self.recipe.clone()
+        };
+        let mut dense = load(&dense, base)?;
+        let report = model.begin_at_dense(adapter::NAME, &mut dense, &batches)?;
+        note(&format!(
+            "QERA: the error of the quantized layers' outputs is {:.1} %, with the adapter {:.1} %",
+            100.0 * report.before,
+            100.0 * report.after
+        ));
+        Ok(())
+    }
+
+    /// The first batches of the run, at most `limit`.
+    fn first_batches(
+        &self,
+        limit: usize,
+        counts: impl Fn(&Batch) -> Vec<bool>,
+    ) -> Result<Vec<EvaBatch>> {
+        let mut sampler = self.sampler.clone();
+        let mut batches = Vec::new();
+        for _ in 0..self.sampler.steps_per_epoch() {
+            let step = sampler.next_step();
+            for batch in self.collator.step(&self.rows.rows, &step)?.batches {
+                batches.push(EvaBatch {
+                    batch: token_batch(&batch)?,
+                    counts: counts(&batch),
+                });
+            }
+            if batches.len() >= limit {
+                break;
+            }
+        }
+        batches.truncate(limit);
+        Ok(batches)
+    }
+}
+
+/// Which tokens of a batch are no padding.
+fn real_tokens(batch: &Batch) -> Vec<bool> {
+    let seq = batch.seq.max(1);
+    (0..batch.labels.len())
+        .map(|place| place % seq < batch.lengths[place / seq])
+        .collect()
+}
+
+/// Which tokens of a batch EVA counts: no padding, and none without a label if it asks for that.
+fn counted(batch: &Batch, options: &EvaConfig) -> Vec<bool> {
+    let left_out = |label| options.use_label_mask && label == options.label_mask_value;
+    let labels = batch.labels.iter().zip(real_tokens(batch));
+    labels
+        .map(|(&label, real)| real && !left_out(label))
+        .collect()
 }
 
 /// Gives virtual tokens that begin at a text the ids of that text.

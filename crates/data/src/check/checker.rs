@@ -206,6 +206,7 @@ fn digest(encoded: &EncodedRecord) -> u64 {
         EncodedRecord::Sequence(example) => (0, example).hash(&mut hasher),
         EncodedRecord::Pair(pair) => (1, &pair.chosen, &pair.rejected).hash(&mut hasher),
         EncodedRecord::Judged(judged) => (2, &judged.example, judged.label).hash(&mut hasher),
+        EncodedRecord::Stepwise(steps) => (4, &steps.input_ids, &steps.labels).hash(&mut hasher),
         EncodedRecord::Classified(text) => (3, &text.input_ids, text.label).hash(&mut hasher),
     }
     hasher.finish()

@@ -68,6 +68,17 @@ pub struct EncodedJudged {
     pub label: bool,
 }
 
+/// A prompt with an answer in steps that are right or wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedSteps {
+    /// The ids.
+    pub input_ids: Vec<u32>,
+    /// The place of each step's last token.
+    pub ends: Vec<usize>,
+    /// Whether each step is right.
+    pub labels: Vec<bool>,
+}
+
 /// A text with its class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedText {
@@ -86,6 +97,8 @@ pub enum EncodedRecord {
     Pair(EncodedPair),
     /// An answer judged.
     Judged(EncodedJudged),
+    /// An answer in steps.
+    Stepwise(EncodedSteps),
     /// A text classified.
     Classified(EncodedText),
 }
@@ -97,6 +110,7 @@ impl EncodedRecord {
             Self::Sequence(example) => vec![&example.input_ids],
             Self::Pair(pair) => vec![&pair.chosen.input_ids, &pair.rejected.input_ids],
             Self::Judged(judged) => vec![&judged.example.input_ids],
+            Self::Stepwise(steps) => vec![&steps.input_ids],
             Self::Classified(text) => vec![&text.input_ids],
         }
     }
@@ -107,7 +121,7 @@ impl EncodedRecord {
             Self::Sequence(example) => vec![example],
             Self::Pair(pair) => vec![&pair.chosen, &pair.rejected],
             Self::Judged(judged) => vec![&judged.example],
-            Self::Classified(_) => Vec::new(),
+            Self::Stepwise(_) | Self::Classified(_) => Vec::new(),
         }
     }
 

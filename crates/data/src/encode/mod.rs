@@ -6,12 +6,13 @@ mod chat;
 mod encoded;
 mod options;
 mod plain;
+mod steps;
 mod truncation;
 mod turns;
 
 pub use encoded::{
-    EncodedExample, EncodedJudged, EncodedPair, EncodedRecord, EncodedText, IGNORE_INDEX, Note,
-    Outcome,
+    EncodedExample, EncodedJudged, EncodedPair, EncodedRecord, EncodedSteps, EncodedText,
+    IGNORE_INDEX, Note, Outcome,
 };
 pub use options::{EncodeOptions, KeepPrompt, Strictness, TrainOn, Truncation};
 
@@ -29,6 +30,7 @@ use crate::tokenizer::Tokenizer;
 /// | [`Example::Text`] | the text, BOS as the tokenizer adds it, EOS | every token |
 /// | [`Example::Preference`] | prompt and answer through the template, twice | each answer |
 /// | [`Example::Judged`] | prompt and answer through the template | the answer |
+/// | [`Example::Stepwise`] | prompt and steps through the template, a line break between steps | – |
 /// | [`Example::Classified`] | the text, with the special tokens of the tokenizer | – |
 ///
 /// # Examples
@@ -124,6 +126,11 @@ impl Encoder {
                 completion,
                 label,
             } => self.encode_judged(prompt, completion, *label),
+            Example::Stepwise {
+                prompt,
+                steps,
+                labels,
+            } => self.encode_stepwise(prompt, steps, labels),
             Example::Classified { text, label } => self.encode_classified(text, *label),
         };
         outcome.map_err(|source| Error::Record {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Format, alpaca, classification, dolly, judged, oasst_rows, oasst_tree, openai, pairs,
-    preference, sharegpt, text, ultrachat,
+    preference, scored, sharegpt, stepwise, text, ultrachat,
 };
 use crate::error::{Error, Result};
 use crate::readers::Record;
@@ -16,7 +16,9 @@ type Recognise = fn(&serde_json::Map<String, serde_json::Value>) -> Option<&'sta
 const GROUPS: &[&[(Format, Recognise)]] = &[
     &[
         (Format::Preference, preference::recognise),
+        (Format::Scored, scored::recognise),
         (Format::Judged, judged::recognise),
+        (Format::Stepwise, stepwise::recognise),
     ],
     &[
         (Format::OasstTree, oasst_tree::recognise),

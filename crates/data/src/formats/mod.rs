@@ -12,7 +12,9 @@ mod oasst_tree;
 mod openai;
 mod pairs;
 mod preference;
+mod scored;
 mod sharegpt;
+mod stepwise;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -64,8 +66,12 @@ pub enum Format {
     Text,
     /// `chosen`, `rejected`, with or without `prompt`, as text or turns; also `margin` or scores.
     Preference,
+    /// `input`, `target_scores`: BIG-bench's choices, the best preferred to each of the others.
+    Scored,
     /// `prompt`, `completion`, `label`; or turns and `label`.
     Judged,
+    /// `prompt`, `completions`, `labels`: steps that are right or wrong.
+    Stepwise,
     /// `text`, `label`.
     Classification,
 }
@@ -85,13 +91,15 @@ const NAMES: &[&str] = &[
     "completion",
     "text",
     "preference",
+    "scored",
     "judged",
+    "stepwise",
     "classification",
 ];
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Alpaca,
         Self::Dolly,
         Self::ShareGpt,
@@ -105,7 +113,9 @@ impl Format {
         Self::Completion,
         Self::Text,
         Self::Preference,
+        Self::Scored,
         Self::Judged,
+        Self::Stepwise,
         Self::Classification,
     ];
 
@@ -130,7 +140,9 @@ impl Format {
             Self::Completion => "prompt, completion",
             Self::Text => "text",
             Self::Preference => "chosen, rejected",
+            Self::Scored => "input, target_scores",
             Self::Judged => "prompt, completion, label or messages, label",
+            Self::Stepwise => "prompt, completions, labels",
             Self::Classification => "text, label",
         }
     }
@@ -156,7 +168,9 @@ impl Format {
             Self::Completion => pairs::convert_completion(record),
             Self::Text => text::convert(record),
             Self::Preference => preference::convert(record),
+            Self::Scored => scored::convert(record),
             Self::Judged => judged::convert(record),
+            Self::Stepwise => stepwise::convert(record),
             Self::Classification => classification::convert(record, options),
         }
     }

@@ -169,6 +169,14 @@ fn shared_text<'a>(first: &'a str, second: &str) -> &'a str {
     first[..end].trim_end_matches(' ')
 }
 
+/// A question, or a conversation whose first turn has no mark.
+pub(super) fn conversation(text: &str) -> Vec<Message> {
+    match text.contains(ASSISTANT) && !text.starts_with(HUMAN) {
+        true => transcript(&format!("{HUMAN} {text}")),
+        false => transcript(text),
+    }
+}
+
 /// The turns of a transcript; a text without marks is one turn of the user.
 fn transcript(text: &str) -> Vec<Message> {
     if !text.starts_with(HUMAN) {

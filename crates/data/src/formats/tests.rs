@@ -61,6 +61,11 @@ fn shown(example: &Example) -> String {
             completion,
             label,
         } => format!("{} ? {} {label}", turns(prompt), turns(completion)),
+        Example::Stepwise {
+            prompt,
+            steps,
+            labels,
+        } => format!("{} {steps:?} {labels:?}", turns(prompt)),
         other => format!("{other:?}"),
     }
 }
@@ -483,6 +488,66 @@ fn judged_answers() {
         json!({"prompt": "q", "completion": "a", "label": "maybe"}),
         Format::Judged,
         "true or false in \"label\", got \"maybe\"",
+    );
+}
+
+#[test]
+fn scored_answers_are_pairs_of_a_best_and_a_worse_one() {
+    check(
+        json!({"input": "q ", "target_scores": {"a": 0, "b": 1, "c": 0.5}}),
+        Format::Scored,
+        &[
+            "user: q + assistant: b - assistant: a None",
+            "user: q + assistant: b - assistant: c None",
+        ],
+    );
+    // A conversation, as the comparisons of helpful, honest and harmless answers have them.
+    check(
+        json!({
+            "input": "q\n\nAssistant:  r\n\nHuman:  s",
+            "target_scores": {"a": 1, "b": 0},
+        }),
+        Format::Scored,
+        &["user: q | assistant: r | user: s + assistant: a - assistant: b None"],
+    );
+    refused(
+        json!({"input": "q", "target_scores": {"a": 1, "b": 1}}),
+        Format::Scored,
+        "answers of different scores in \"target_scores\", got 2 answers of one score",
+    );
+    refused(
+        json!({"input": "q", "target_scores": {"a": "x", "b": 1}}),
+        Format::Scored,
+        "a number for \"a\", got a string",
+    );
+}
+
+#[test]
+fn steps_are_right_or_wrong() {
+    for row in [
+        json!({"prompt": "q", "completions": ["a", " b\n"], "labels": [true, 0]}),
+        json!({"prompt": [{"role": "user", "content": "q"}], "completions": ["a", "b"], "labels": [1, false]}),
+    ] {
+        check(
+            row,
+            Format::Stepwise,
+            &["user: q [\"a\", \"b\"] [true, false]"],
+        );
+    }
+    refused(
+        json!({"prompt": "q", "completions": ["a", "b"], "labels": [true]}),
+        Format::Stepwise,
+        "as many labels as steps in \"completions\", at least one, got 1 labels of 2 steps",
+    );
+    refused(
+        json!({"prompt": "q", "completions": ["a", ""], "labels": [true, true]}),
+        Format::Stepwise,
+        "text in completions[1], got an empty string",
+    );
+    refused(
+        json!({"prompt": "q", "completions": ["a"], "labels": ["perhaps"]}),
+        Format::Stepwise,
+        "true or false in labels[0], got \"perhaps\"",
     );
 }
 

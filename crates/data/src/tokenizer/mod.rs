@@ -5,6 +5,7 @@ pub(crate) mod folder;
 mod gguf;
 mod json;
 mod pre_tokenizer;
+mod save;
 mod sentencepiece;
 mod special;
 mod stream;

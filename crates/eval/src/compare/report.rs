@@ -2,7 +2,7 @@
 
 use askama::Template;
 use kuva::backend::svg::SvgBackend;
-use kuva::plot::{ForestPlot, LinePlot};
+use kuva::plot::{ForestPlot, LinePlot, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 use kuva::render::render::render_multiple;
@@ -149,7 +149,18 @@ fn reliability(task: &str, calibration: &crate::metrics::Calibration) -> String 
                 .with_color("lightgray")
                 .with_dashed(),
         ),
-        Plot::Line(LinePlot::new().with_data(points).with_color("steelblue")),
+        Plot::Line(
+            LinePlot::new()
+                .with_data(points.clone())
+                .with_color("steelblue"),
+        ),
+        // A line through one point is none.
+        Plot::Scatter(
+            ScatterPlot::new()
+                .with_data(points)
+                .with_color("steelblue")
+                .with_size(3.0),
+        ),
     ];
     let layout = Layout::auto_from_plots(&plots)
         .with_title(task)

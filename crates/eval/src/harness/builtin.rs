@@ -72,6 +72,10 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../tasks/forgetting.yaml"),
     ),
     (
+        "forgetting_fetched.yaml",
+        include_str!("../../tasks/forgetting_fetched.yaml"),
+    ),
+    (
         "sarcasm_evals.yaml",
         include_str!("../../tasks/sarcasm_evals.yaml"),
     ),

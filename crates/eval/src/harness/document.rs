@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use flametune_data::{ReadOptions, find_files, open_records};
+use flametune_data::{ReadOptions, find_files, hub_path, open_records};
 use serde_json::{Map, Value};
 
 use super::config::TaskConfig;
@@ -21,6 +21,15 @@ const ENDINGS: &[&str] = &[
     "jsonl.gz",
     "jsonl.zst",
 ];
+
+/// Where data of tasks are that name a data set and no files of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataFolders {
+    /// Folders with `DATASET/NAME/SPLIT.ENDING`, and that relative names of files are looked for in.
+    pub local: Vec<PathBuf>,
+    /// Folders that data sets of the hub were fetched to; see [`hub_path`].
+    pub hub: Vec<PathBuf>,
+}
 
 /// One row of a data set.
 #[derive(Debug, Clone)]
@@ -52,10 +61,10 @@ pub(crate) struct Documents {
 pub(crate) fn read_split(
     config: &TaskConfig,
     split: &str,
-    roots: &[PathBuf],
+    folders: &DataFolders,
     process: Option<ProcessDocs>,
 ) -> Result<Documents> {
-    let files = find_split(config, split, roots)?;
+    let files = find_split(config, split, folders)?;
     let data = |source| Error::Data {
         at: Box::new(config.place("dataset_path")),
         source: Box::new(source),
@@ -120,13 +129,13 @@ fn fill_columns(rows: &mut [(Map<String, Value>, String)]) {
 }
 
 /// The files of a split: those the task names, else those found under a root by the data set's name.
-fn find_split(config: &TaskConfig, split: &str, roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut looked_for = Vec::new();
+fn find_split(config: &TaskConfig, split: &str, folders: &DataFolders) -> Result<Vec<PathBuf>> {
+    let (mut looked_for, mut hint) = (Vec::new(), String::new());
     let folder = config.origin.folder().unwrap_or(Path::new("."));
     for pattern in config.data_files(split) {
         // Beside the task file first, then under the roots, then as it stands.
         let mut candidates = vec![folder.join(&pattern)];
-        candidates.extend(roots.iter().map(|root| root.join(&pattern)));
+        candidates.extend(folders.local.iter().map(|root| root.join(&pattern)));
         candidates.push(PathBuf::from(&pattern));
         let mut found = None;
         for candidate in candidates {
@@ -142,28 +151,67 @@ fn find_split(config: &TaskConfig, split: &str, roots: &[PathBuf]) -> Result<Vec
         }
     }
     if config.data_files(split).is_empty() {
-        for root in roots {
-            for stem in stems(config, split) {
-                for ending in ENDINGS {
-                    let file = root.join(format!("{stem}.{ending}"));
-                    if file.is_file() {
-                        return Ok(vec![file]);
-                    }
-                }
-                // Shards, as a hub stores them.
-                let shards = root.join(format!("{stem}-*.parquet")).display().to_string();
-                if let Ok(files) = find_files(&shards) {
+        for root in &folders.local {
+            if let Some(files) = in_folder(root, &stems(config, split), &mut looked_for) {
+                return Ok(files);
+            }
+        }
+        let path = config.dataset_path.as_deref().unwrap_or_default();
+        match hub_path(&format!("hub:{path}"), &folders.hub) {
+            Ok(Some(root)) => {
+                let stems = stems_on_hub(config, split);
+                if let Some(files) = in_folder(&root, &stems, &mut looked_for) {
                     return Ok(files);
                 }
-                looked_for.push(root.join(&stem).display().to_string());
             }
+            Err(flametune_data::Error::NotFetched { looked_at, .. }) => {
+                let looked_at = looked_at.iter().map(|path| path.display().to_string());
+                looked_for.extend(looked_at);
+                hint = format!("; `cargo xtask fetch hub:datasets/{path}` fetches it");
+            }
+            // Not the name of a data set of the hub.
+            Ok(None) | Err(_) => {}
         }
     }
     Err(Error::MissingData {
         at: Box::new(config.place("dataset_path")),
         split: split.to_owned(),
         looked_for,
+        hint,
     })
+}
+
+/// The files of the first of `stems` that a folder has: one, or shards.
+fn in_folder(root: &Path, stems: &[String], looked_for: &mut Vec<String>) -> Option<Vec<PathBuf>> {
+    for stem in stems {
+        for ending in ENDINGS {
+            let file = root.join(format!("{stem}.{ending}"));
+            if file.is_file() {
+                return Some(vec![file]);
+            }
+            // Shards, as a hub stores them; what is special in a pattern may stand in the path.
+            let shards = format!("{stem}-[0-9]*-of-[0-9]*.{ending}");
+            let pattern = glob::Pattern::escape(&root.display().to_string());
+            if let Ok(files) = find_files(&format!("{pattern}/{shards}")) {
+                return Some(files);
+            }
+        }
+        looked_for.push(root.join(stem).display().to_string());
+    }
+    None
+}
+
+/// Where a split may lie in a repository of the hub, without its ending.
+fn stems_on_hub(config: &TaskConfig, split: &str) -> Vec<String> {
+    let mut stems = Vec::new();
+    if let Some(name) = &config.dataset_name {
+        stems.push(format!("{name}/{split}"));
+        stems.push(format!("data/{name}/{split}"));
+        stems.push(format!("{name}_{split}"));
+    }
+    stems.push(format!("data/{split}"));
+    stems.push(split.to_owned());
+    stems
 }
 
 /// Where a split may lie under a root, without its ending.

@@ -18,7 +18,7 @@ mod template;
 mod yaml;
 
 pub use config::{OutputType, TaskConfig};
-pub use document::Document;
+pub use document::{DataFolders, Document};
 pub use generation::GenerationOptions;
 pub use library::{GroupConfig, Selection, TaskLibrary};
 pub use measures::Item;

@@ -1,10 +1,9 @@
 //! Evaluating a model on tasks.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
 use super::config::OutputType;
+use super::document::DataFolders;
 use super::library::Selection;
 use super::measures::Item;
 use super::prompt::{PromptOptions, Prompter, choice_delimiter};
@@ -27,8 +26,8 @@ pub struct EvalOptions {
     pub fewshot_seed: u64,
     /// Resamples of bootstrapped standard errors; 0 leaves all standard errors out.
     pub bootstrap_iters: usize,
-    /// Folders with data, for tasks that name a data set and no files.
-    pub data: Vec<PathBuf>,
+    /// Where data are, for tasks that name a data set and no files.
+    pub data: DataFolders,
 }
 
 impl Default for EvalOptions {
@@ -39,7 +38,7 @@ impl Default for EvalOptions {
             limit: None,
             fewshot_seed: 1234,
             bootstrap_iters: 100_000,
-            data: Vec::new(),
+            data: DataFolders::default(),
         }
     }
 }

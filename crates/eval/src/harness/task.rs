@@ -1,12 +1,11 @@
 //! A task with its documents: what `doc_to_text` and its companions give for each.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::config::{Choices, OutputType, TaskConfig};
-use super::document::{Document, Documents, read_split};
+use super::document::{DataFolders, Document, Documents, read_split};
 use super::template::render;
 use crate::error::{Error, Place, Result};
 use crate::python::{is_digit, literal_eval, python_repr, python_str};
@@ -27,20 +26,29 @@ pub struct Task {
 }
 
 impl Task {
-    /// Reads the documents of a task, from the files it names or from below `roots`, and those that examples come
+    /// Reads the documents of a task, from the files it names or from below `folders`, and those that examples come
     /// from if there are to be any; `num_fewshot` is the caller's wish.
     ///
     /// # Errors
     /// [`Error::MissingData`], [`Error::Data`], [`Error::NoDocuments`], and whatever the first document shows to be
     /// wrong with the templates.
-    pub fn load(config: TaskConfig, roots: &[PathBuf], num_fewshot: Option<usize>) -> Result<Self> {
-        let eval = read_split(&config, config.eval_split(), roots, config.process_docs)?;
+    pub fn load(
+        config: TaskConfig,
+        folders: &DataFolders,
+        num_fewshot: Option<usize>,
+    ) -> Result<Self> {
+        let eval = read_split(&config, config.eval_split(), folders, config.process_docs)?;
         let fewshot = if config.fewshot.samples.is_some() || config.shots(num_fewshot) == 0 {
             Documents::default()
         } else if config.fewshot_split() == config.eval_split() {
             eval.clone()
         } else {
-            read_split(&config, config.fewshot_split(), roots, config.process_docs)?
+            read_split(
+                &config,
+                config.fewshot_split(),
+                folders,
+                config.process_docs,
+            )?
         };
         Self::new(config, eval, fewshot)
     }

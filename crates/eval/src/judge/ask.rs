@@ -1,6 +1,7 @@
 //! Asking a judge until its answer can be read, with a store for what it said.
 
 use super::Judge;
+use super::report::Failure;
 use crate::cache::{AnswerCache, answer_cached};
 use crate::error::{Error, Result};
 use crate::harness::GenerationOptions;
@@ -35,6 +36,30 @@ impl Default for JudgeOptions {
 
 /// Letters of an answer that an error shows.
 const SHOWN: usize = 200;
+
+/// Has each item judged: an item that cannot be judged is a failure of its own, and when the judge cannot be reached
+/// the rest are failures too, with what came before kept.
+pub(super) fn judge_each<I, T>(
+    items: &[I],
+    id: impl Fn(&I) -> &str,
+    mut judge: impl FnMut(&I) -> Result<T>,
+) -> Result<(Vec<T>, Vec<Failure>)> {
+    let (mut judged, mut failures) = (Vec::new(), Vec::new());
+    for (index, item) in items.iter().enumerate() {
+        match judge(item) {
+            Ok(one) => judged.push(one),
+            Err(error @ Error::NoVerdict { .. }) => failures.push(Failure::new(id(item), &error)),
+            Err(error @ Error::JudgeFailed { .. }) => {
+                failures.push(Failure::new(id(item), &error));
+                let rest = &items[index + 1..];
+                failures.extend(rest.iter().map(|item| Failure::not_asked(id(item))));
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((judged, failures))
+}
 
 /// Asks, and asks again with a reminder while `read` finds nothing.
 pub(super) fn ask<T>(

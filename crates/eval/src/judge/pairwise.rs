@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ask::{JudgeOptions, ask};
+use super::ask::{JudgeOptions, ask, judge_each};
 use super::length::{LengthControl, length_controlled_win_rate};
 use super::report::{BiasReport, Failure, LabelAgreement};
 use super::{Judge, read_choice};
 use crate::cache::AnswerCache;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::ChatTurn;
 use crate::stats::{Interval, Outcome, bootstrap_interval};
 
@@ -82,23 +82,11 @@ pub fn compare_answers(
     options: &JudgeOptions,
     mut cache: Option<&mut AnswerCache>,
 ) -> Result<PairwiseReport> {
-    let (mut verdicts, mut failures) = (Vec::new(), Vec::new());
-    for (index, item) in items.iter().enumerate() {
-        match judge_pair(judge, criteria, item, options, cache.as_deref_mut()) {
-            Ok(verdict) => verdicts.push(verdict),
-            Err(error @ Error::NoVerdict { .. }) => failures.push(Failure::new(&item.id, &error)),
-            Err(error @ Error::JudgeFailed { .. }) => {
-                failures.push(Failure::new(&item.id, &error));
-                failures.extend(
-                    items[index + 1..]
-                        .iter()
-                        .map(|item| Failure::not_asked(&item.id)),
-                );
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let (verdicts, failures) = judge_each(
+        items,
+        |item| item.id.as_str(),
+        |item| judge_pair(judge, criteria, item, options, cache.as_deref_mut()),
+    )?;
     Ok(summary(judge.name(), items, verdicts, failures, options))
 }
 

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ask::{JudgeOptions, ask};
+use super::ask::{JudgeOptions, ask, judge_each};
 use super::report::Failure;
 use super::{Judge, read_score};
 use crate::cache::AnswerCache;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::ChatTurn;
 use crate::stats::{Distance, Interval, bootstrap_interval, krippendorff_alpha, mean, mean_stderr};
 
@@ -108,37 +108,22 @@ pub fn rate_answers(
     options: &JudgeOptions,
     mut cache: Option<&mut AnswerCache>,
 ) -> Result<RatingReport> {
-    let (mut ratings, mut failures) = (Vec::new(), Vec::new());
-    for (index, item) in items.iter().enumerate() {
-        let prompt = prompt(rubric, item);
-        let read = |answer: &str| read_score(answer, rubric.low, rubric.high);
-        match ask(
-            judge,
-            &item.id,
-            &prompt,
-            "score",
-            options,
-            cache.as_deref_mut(),
-            read,
-        ) {
-            Ok((score, explanation)) => ratings.push(Rating {
+    let (ratings, failures) = judge_each(
+        items,
+        |item| item.id.as_str(),
+        |item| {
+            let prompt = prompt(rubric, item);
+            let read = |answer: &str| read_score(answer, rubric.low, rubric.high);
+            let cache = cache.as_deref_mut();
+            let (score, explanation) =
+                ask(judge, &item.id, &prompt, "score", options, cache, read)?;
+            Ok(Rating {
                 id: item.id.clone(),
                 score,
                 explanation,
-            }),
-            Err(error @ Error::NoVerdict { .. }) => failures.push(Failure::new(&item.id, &error)),
-            Err(error @ Error::JudgeFailed { .. }) => {
-                failures.push(Failure::new(&item.id, &error));
-                failures.extend(
-                    items[index + 1..]
-                        .iter()
-                        .map(|item| Failure::not_asked(&item.id)),
-                );
-                break;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+            })
+        },
+    )?;
     Ok(summary(judge.name(), items, ratings, failures, options))
 }
 

@@ -14,6 +14,8 @@ mod stats;
 mod ticket;
 mod worker;
 
+pub(crate) use pages::{Held, Pages};
+
 pub use handle::{Engine, EngineHandle};
 pub use options::{EngineOptions, Speculation};
 pub use request::{EngineEvent, GenerateRequest, Score, ScoreRequest, Until, Usage};

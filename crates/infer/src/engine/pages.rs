@@ -19,7 +19,7 @@ pub(super) const ROOT: u64 = 0;
 
 /// All pages: free, held by sequences, or kept for sequences that begin alike.
 #[derive(Debug)]
-pub(super) struct Pages {
+pub(crate) struct Pages {
     page_len: usize,
     sharing: bool,
     /// How many sequences hold each page.
@@ -37,9 +37,9 @@ pub(super) struct Pages {
 
 /// The pages of one sequence.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     /// In the order of the slots.
-    pub(super) pages: Vec<u32>,
+    pub(crate) pages: Vec<u32>,
     /// How many of them are full and known.
     named: usize,
     /// The serial number of the last of these.
@@ -47,7 +47,7 @@ pub(super) struct Held {
 }
 
 impl Pages {
-    pub(super) fn new(count: usize, page_len: usize, sharing: bool) -> Self {
+    pub(crate) fn new(count: usize, page_len: usize, sharing: bool) -> Self {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let len = count as usize;
         Self {
@@ -65,38 +65,38 @@ impl Pages {
     }
 
     /// Whether pages become known at all.
-    pub(super) fn is_sharing(&self) -> bool {
+    pub(crate) fn is_sharing(&self) -> bool {
         self.sharing
     }
 
     /// Pages in all.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.holders.len()
     }
 
     /// Pages that sequences hold.
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.count() - self.available()
     }
 
     /// Pages that are kept and held by nobody.
-    pub(super) fn cached(&self) -> usize {
+    pub(crate) fn cached(&self) -> usize {
         self.idle.len()
     }
 
     /// Pages that can be given away now.
-    pub(super) fn available(&self) -> usize {
+    pub(crate) fn available(&self) -> usize {
         self.free.len() + self.idle.len()
     }
 
     /// How many pages `slots` slots take.
-    pub(super) fn needed(&self, slots: usize) -> usize {
+    pub(crate) fn needed(&self, slots: usize) -> usize {
         slots.div_ceil(self.page_len)
     }
 
     /// Takes hold of the known pages that `slots` begin with, at most those that end within the
     /// first `limit` slots, and returns how many slots that are.
-    pub(super) fn find(
+    pub(crate) fn find(
         &mut self,
         owner: u64,
         slots: &[u32],
@@ -128,7 +128,7 @@ impl Pages {
     }
 
     /// Gives a sequence enough pages for `slots` slots; changes nothing when there are too few.
-    pub(super) fn reserve(&mut self, held: &mut Held, slots: usize) -> bool {
+    pub(crate) fn reserve(&mut self, held: &mut Held, slots: usize) -> bool {
         let missing = self.needed(slots).saturating_sub(held.pages.len());
         if missing > self.available() {
             return false;
@@ -151,7 +151,7 @@ impl Pages {
     }
 
     /// Makes the full pages among the first `filled` slots known.
-    pub(super) fn publish(&mut self, owner: u64, slots: &[u32], filled: usize, held: &mut Held) {
+    pub(crate) fn publish(&mut self, owner: u64, slots: &[u32], filled: usize, held: &mut Held) {
         if !self.sharing {
             return;
         }
@@ -183,7 +183,7 @@ impl Pages {
     }
 
     /// Lets go of all pages of a sequence.
-    pub(super) fn release(&mut self, held: &mut Held) {
+    pub(crate) fn release(&mut self, held: &mut Held) {
         // The last ones first, so that beginnings are kept longest.
         for &page in held.pages.iter().rev() {
             let holders = &mut self.holders[page as usize];
@@ -203,7 +203,7 @@ impl Pages {
     }
 
     /// Forgets what an adapter has computed, of pages that nobody holds.
-    pub(super) fn forget_owner(&mut self, owner: u64) {
+    pub(crate) fn forget_owner(&mut self, owner: u64) {
         let of_owner = |page: &u32| {
             let name = &self.names[*page as usize];
             name.as_ref()

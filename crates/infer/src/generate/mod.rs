@@ -3,6 +3,7 @@
 mod decode;
 mod request;
 mod row;
+mod steady;
 mod step_model;
 
 use flametune_kernels::in_pool;
@@ -13,6 +14,7 @@ use crate::error::Result;
 use step_model::Adapted;
 
 pub use request::{Control, Event, FinishReason, Output, Request};
+pub use steady::SteadyGenerator;
 
 /// Columns of the prompts that are read at once, unless the caller wants another number.
 const PREFILL_CHUNK: usize = 512;

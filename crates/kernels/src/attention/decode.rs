@@ -4,6 +4,7 @@
     reason = "threads write separate rows of one buffer; products are raw"
 )]
 
+use burn::tensor::DType;
 use rayon::prelude::*;
 
 use super::forward::{Call, Output};
@@ -25,7 +26,9 @@ pub(super) const MAX_LANES: usize = 16;
 
 /// Whether there are few enough queries, in vectors that fill registers.
 pub(super) fn suits(call: &Call<'_>) -> bool {
-    call.group * call.q.seq <= MAX_ROWS && call.q.head_dim.is_multiple_of(MAX_LANES)
+    call.group * call.q.seq <= MAX_ROWS
+        && call.q.head_dim.is_multiple_of(MAX_LANES)
+        && call.q.dtype() == DType::F32
 }
 
 pub(super) fn run(call: &Call<'_>, out: Output) {
@@ -145,14 +148,16 @@ impl Chunk<'_> {
         let q_len = call.q.seq;
         let mut q = vec![0.0; M * d];
         for (g, q) in q.chunks_exact_mut(q_len * d).enumerate() {
-            let head = call.q.head(self.batch, self.kv_head * call.group + g);
+            let head = call
+                .q
+                .head::<f32>(self.batch, self.kv_head * call.group + g);
             pack::rows(s, head, 0, q_len, call.attention.factor(), q, d);
         }
         let mut queries = [std::ptr::null(); M];
         for (query, q) in queries.iter_mut().zip(q.chunks_exact(d)) {
             *query = q.as_ptr();
         }
-        let key = call.k.head(self.batch, self.kv_head);
+        let key = call.k.head::<f32>(self.batch, self.kv_head);
         let mut scores = vec![0.0; M * KEYS];
         let ahead = AHEAD * key.stride;
         let mut at = 0;
@@ -179,7 +184,7 @@ impl Chunk<'_> {
             self.states[2 * row] = running.max;
             self.states[2 * row + 1] = running.sum;
         }
-        let value = call.v.head(self.batch, self.kv_head);
+        let value = call.v.head::<f32>(self.batch, self.kv_head);
         let values = Panels {
             start: value.data[self.first * value.stride..].as_ptr(),
             row_stride: value.stride,

@@ -5,14 +5,18 @@
     reason = "threads write separate rows of one output; products are raw"
 )]
 
+use std::marker::PhantomData;
+
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::heads::{Heads, heads_inside};
 use super::softmax::{Row, Running, shrink, soft_cap};
 use super::visible::{Visible, visible};
 use super::{Attention, decode, pack};
-use crate::cpu::Shared;
+use crate::cpu::{Shared, Stored};
 use crate::simd::{Kernel, Panels, Simd, Strided, dispatch, product};
 
 /// Keys per block. Fixed, like all sizes here, so that results do not depend on the threads.
@@ -24,7 +28,7 @@ const ROWS: usize = 192;
 /// Rows whose scores are held at a time.
 const STRIP: usize = 24;
 
-/// The attention output and, for the backward pass, `ln Σ e^score` per query, in the order
+/// The attention output in f32, of q, k and v all in f32 or all in bf16, and, for the backward pass, `ln Σ e^score` per query, in the order
 /// `[batch, heads, q_len]`.
 pub(super) fn forward(
     attention: &Attention,
@@ -58,14 +62,18 @@ pub(super) fn run(attention: &Attention, q: &Heads, k: &Heads, v: &Heads) -> (Ve
                 .into_par_iter()
                 .for_each(|task| {
                     let first = task % blocks * per_task;
-                    dispatch(Block {
+                    let block = Block {
                         call: &call,
                         batch: task / blocks / k.heads,
                         kv_head: task / blocks % k.heads,
                         first,
                         queries: per_task.min(q_len - first),
                         out,
-                    });
+                    };
+                    match q.dtype() {
+                        DType::BF16 => dispatch(Of::<bf16>(block, PhantomData)),
+                        _ => dispatch(Of::<f32>(block, PhantomData)),
+                    }
                 });
         }
     }
@@ -196,17 +204,27 @@ impl Block<'_> {
     }
 }
 
-impl Kernel for Block<'_> {
+/// A block whose queries, keys and values are of this type.
+struct Of<'a, E>(Block<'a>, PhantomData<E>);
+
+impl<E: Stored> Kernel for Of<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        self.0.run::<S, E>(s);
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn run<S: Simd, E: Stored>(self, s: S) {
         let call = self.call;
         let d = call.q.head_dim;
         let padded = d.next_multiple_of(S::LANES);
         let rows = call.group * self.queries;
         let mut q = vec![0.0; rows * d];
         for (g, q) in q.chunks_exact_mut(self.queries * d).enumerate() {
-            let head = call.q.head(self.batch, self.kv_head * call.group + g);
+            let head = call.q.head::<E>(self.batch, self.kv_head * call.group + g);
             pack::rows(
                 s,
                 head,
@@ -218,8 +236,8 @@ impl Kernel for Block<'_> {
             );
         }
         let (key, value) = (
-            call.k.head(self.batch, self.kv_head),
-            call.v.head(self.batch, self.kv_head),
+            call.k.head::<E>(self.batch, self.kv_head),
+            call.v.head::<E>(self.batch, self.kv_head),
         );
         let mut sums = vec![0.0; rows * padded];
         let mut running = vec![Running::EMPTY; rows];
@@ -230,7 +248,7 @@ impl Kernel for Block<'_> {
         let span = self.span(0..rows);
         for first in span.clone().step_by(KEYS) {
             let last = (first + KEYS).min(span.end);
-            let keys = pack::transposed::<S>(key, first, last - first, &mut key_room);
+            let keys = pack::transposed::<S, E>(key, first, last - first, &mut key_room);
             pack::rows(s, value, first, last - first, 1.0, &mut values, padded);
             let values = pack::in_place::<S>(&values, padded);
             for top in (0..rows).step_by(STRIP) {

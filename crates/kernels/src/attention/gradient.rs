@@ -4,13 +4,17 @@
     reason = "threads write separate heads of one output; products are raw"
 )]
 
+use std::marker::PhantomData;
+
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::forward::Call;
 use super::heads::{Heads, heads_inside};
 use super::{Attention, pack};
-use crate::cpu::Shared;
+use crate::cpu::{Shared, Stored};
 use crate::simd::{Kernel, Simd, Strided, dispatch, exp, product, read, write};
 
 /// Keys per block.
@@ -19,7 +23,7 @@ const KEYS: usize = 64;
 /// Queries per strip.
 const STRIP: usize = 48;
 
-/// What the backward pass keeps of the forward pass.
+/// What the backward pass keeps of the forward pass: tensors of f32, or of bf16.
 #[derive(Debug, Clone)]
 pub(super) struct Saved {
     pub(super) q: FlexTensor,
@@ -54,7 +58,7 @@ pub(super) fn gradient(attention: &Attention, saved: Saved, dy: FlexTensor) -> [
     if k.seq > 0 && q.seq > 0 && d > 0 {
         (0..batch * heads).into_par_iter().for_each(|task| {
             let (batch, head) = (task / heads, task % heads);
-            dispatch(HeadGradient {
+            let gradient = HeadGradient {
                 call: &call,
                 y: &y,
                 dy: &dy,
@@ -62,7 +66,11 @@ pub(super) fn gradient(attention: &Attention, saved: Saved, dy: FlexTensor) -> [
                 batch,
                 head,
                 out,
-            });
+            };
+            match q.dtype() {
+                DType::BF16 => dispatch(Of::<bf16>(gradient, PhantomData)),
+                _ => dispatch(Of::<f32>(gradient, PhantomData)),
+            }
         });
     }
     let dims = [batch, k.heads, k.seq, d];
@@ -117,25 +125,35 @@ struct Room {
     slopes: Vec<f32>,
 }
 
-impl Kernel for HeadGradient<'_> {
+/// A head whose queries, keys, values and outputs are of this type.
+struct Of<'a, E>(HeadGradient<'a>, PhantomData<E>);
+
+impl<E: Stored> Kernel for Of<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        self.0.run::<S, E>(s);
+    }
+}
+
+impl HeadGradient<'_> {
+    #[inline(always)]
+    fn run<S: Simd, E: Stored>(self, s: S) {
         let call = self.call;
         let (q_len, k_len, d) = (call.q.seq, call.k.seq, call.q.head_dim);
         let padded = d.next_multiple_of(S::LANES);
         let kv_head = self.head / call.group;
         let (key, value) = (
-            call.k.head(self.batch, kv_head),
-            call.v.head(self.batch, kv_head),
+            call.k.head::<E>(self.batch, kv_head),
+            call.v.head::<E>(self.batch, kv_head),
         );
-        let mut room = self.room(s, padded);
+        let mut room = self.room::<S, E>(s, padded);
         let mut key_room = vec![0.0; pack::panel_room::<S>(d, KEYS)];
         let mut value_room = key_room.clone();
         for first in (0..k_len).step_by(KEYS) {
             let count = KEYS.min(k_len - first);
-            let keys = pack::transposed::<S>(key, first, count, &mut key_room);
-            let values = pack::transposed::<S>(value, first, count, &mut value_room);
+            let keys = pack::transposed::<S, E>(key, first, count, &mut key_room);
+            let values = pack::transposed::<S, E>(value, first, count, &mut value_room);
             for top in (0..q_len).step_by(STRIP) {
                 let bottom = (top + STRIP).min(q_len);
                 let seen = |query: usize| {
@@ -156,7 +174,7 @@ impl Kernel for HeadGradient<'_> {
 
 impl HeadGradient<'_> {
     #[inline(always)]
-    fn room<S: Simd>(&self, s: S, padded: usize) -> Room {
+    fn room<S: Simd, E: Stored>(&self, s: S, padded: usize) -> Room {
         let call = self.call;
         let (q_len, k_len) = (call.q.seq, call.k.seq);
         let mut room = Room {
@@ -170,11 +188,11 @@ impl HeadGradient<'_> {
             scores: vec![0.0; STRIP * KEYS],
             slopes: vec![0.0; STRIP * KEYS],
         };
-        let q = call.q.head(self.batch, self.head);
-        let k = call.k.head(self.batch, self.head / call.group);
+        let q = call.q.head::<E>(self.batch, self.head);
+        let k = call.k.head::<E>(self.batch, self.head / call.group);
         let (y, dy) = (
-            self.y.head(self.batch, self.head),
-            self.dy.head(self.batch, self.head),
+            self.y.head::<E>(self.batch, self.head),
+            self.dy.head::<f32>(self.batch, self.head),
         );
         pack::rows(s, q, 0, q_len, call.attention.factor(), &mut room.q, padded);
         pack::rows(s, k, 0, k_len, 1.0, &mut room.k, padded);

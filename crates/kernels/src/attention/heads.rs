@@ -1,5 +1,8 @@
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{Bytes, DType, Shape};
-use burn_flex::{FlexTensor, Layout};
+use burn_flex::{Flex, FlexTensor, Layout};
+
+use crate::cpu::{Rows, Stored, rounded_rows, tensor_bf16};
 
 /// A `[batch, heads, seq, head_dim]` tensor whose vectors are dense: any slice of a cache or
 /// transposed projection, used in place.
@@ -39,6 +42,10 @@ impl Heads {
         }
     }
 
+    pub(super) fn dtype(&self) -> DType {
+        self.tensor.dtype()
+    }
+
     /// Rows of one vector each, `len` of them from `first` on, as the vectors of a single row.
     pub(super) fn sequence(&self, first: usize, len: usize) -> Self {
         assert!(self.seq == 1 && first + len <= self.batch);
@@ -52,8 +59,8 @@ impl Heads {
         }
     }
 
-    /// All vectors of one head of one batch row.
-    pub(super) fn head(&self, batch: usize, head: usize) -> Head<'_> {
+    /// All vectors of one head of one batch row, of the dtype of the tensor.
+    pub(super) fn head<E: Stored>(&self, batch: usize, head: usize) -> Head<'_, E> {
         if self.seq == 0 || self.head_dim == 0 {
             return Head {
                 data: &[],
@@ -65,7 +72,7 @@ impl Heads {
         let stride = self.strides[2];
         let len = (self.seq - 1) * stride + self.head_dim;
         Head {
-            data: &self.tensor.storage::<f32>()[start..start + len],
+            data: &E::storage(&self.tensor)[start..start + len],
             stride,
             head_dim: self.head_dim,
         }
@@ -74,16 +81,24 @@ impl Heads {
 
 /// The vectors of one head, `stride` apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head<'a> {
-    pub(super) data: &'a [f32],
+pub(super) struct Head<'a, E = f32> {
+    pub(super) data: &'a [E],
     pub(super) stride: usize,
     pub(super) head_dim: usize,
 }
 
-impl<'a> Head<'a> {
-    pub(super) fn vector(&self, index: usize) -> &'a [f32] {
+impl<'a, E> Head<'a, E> {
+    pub(super) fn vector(&self, index: usize) -> &'a [E] {
         &self.data[index * self.stride..][..self.head_dim]
     }
+}
+
+/// `[batch, heads, seq, head_dim]` rounded to bf16, heads inside positions.
+pub(super) fn rounded_heads(x: FlexTensor) -> FlexTensor {
+    let inside = Flex::float_swap_dims(x, 1, 2);
+    let shape = inside.layout().shape().clone();
+    let values = rounded_rows(&Rows::new(inside));
+    Flex::float_swap_dims(tensor_bf16(values, shape), 1, 2)
 }
 
 /// A `[batch, heads, seq, head_dim]` tensor over `data` in the order `[batch, seq, heads,

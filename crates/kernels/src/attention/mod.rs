@@ -21,6 +21,7 @@ use burn::tensor::Tensor;
 use burn_flex::Flex;
 
 use crate::cpu;
+use crate::precision::Precision;
 
 /// The parts of an attention that are not tensors.
 #[derive(Debug, Clone)]
@@ -28,6 +29,7 @@ pub(crate) struct Attention {
     mask: AttentionMask,
     scale: f32,
     softcap: Option<f32>,
+    precision: Precision,
 }
 
 impl Attention {
@@ -54,6 +56,10 @@ impl AttentionOps for Flex {
         v: FloatTensor<Self>,
         attention: Attention,
     ) -> FloatTensor<Self> {
+        let [q, k, v] = match attention.precision {
+            Precision::Full => [q, k, v],
+            Precision::Bf16 => [q, k, v].map(heads::rounded_heads),
+        };
         forward::forward(&attention, q, k, v).0
     }
 }
@@ -91,6 +97,26 @@ pub fn attention(
     scale: f64,
     softcap: Option<f64>,
 ) -> Tensor<4> {
+    attention_with(q, k, v, mask, scale, softcap, Precision::Full)
+}
+
+/// [`attention`] between layers that multiply as `precision` says.
+///
+/// With [`Precision::Bf16`] queries, keys and values are rounded to bf16 before they meet; scores,
+/// weights and sums are f32. On the CPU the backward pass keeps them, and the output, in bf16: half
+/// the memory, and gradients as exact as the products that they enter.
+///
+/// # Panics
+/// As [`attention`].
+pub fn attention_with(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: &AttentionMask,
+    scale: f64,
+    softcap: Option<f64>,
+    precision: Precision,
+) -> Tensor<4> {
     let [batch, heads, _, head_dim] = q.dims();
     let [_, kv_heads, k_len, _] = k.dims();
     assert_eq!(
@@ -108,7 +134,7 @@ pub fn attention(
         "attention: the mask has segments for fewer rows than the batch of {batch}"
     );
     if !(cpu::takes(&q) && cpu::takes(&k) && cpu::takes(&v)) {
-        return reference::attention(q, k, v, mask, scale, softcap);
+        return reference::attention_with(q, k, v, mask, scale, softcap, precision);
     }
     #[allow(
         clippy::cast_possible_truncation,
@@ -118,6 +144,7 @@ pub fn attention(
         mask: mask.clone(),
         scale: scale as f32,
         softcap: softcap.map(|cap| cap as f32),
+        precision,
     };
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(Dispatch::attention_forward(q, k, v, attention))

@@ -1,6 +1,7 @@
 //! Copies of keys and values in the order in which the inner loop reads them.
 
 use super::heads::Head;
+use crate::cpu::Stored;
 use crate::simd::{Panels, Simd, read, write};
 
 /// Room for `k` rows of `columns` values in panels of a tile's width, the last one padded.
@@ -12,8 +13,8 @@ pub(super) fn panel_room<S: Simd>(k: usize, columns: usize) -> usize {
 /// Packs the transposes of `count` vectors from `first` on: `head_dim` rows of `count` columns,
 /// columns past them zero.
 #[inline(always)]
-pub(super) fn transposed<S: Simd>(
-    from: Head<'_>,
+pub(super) fn transposed<S: Simd, E: Stored>(
+    from: Head<'_, E>,
     first: usize,
     count: usize,
     to: &mut [f32],
@@ -26,7 +27,7 @@ pub(super) fn transposed<S: Simd>(
         for column in 0..filled {
             let vector = from.vector(first + start + column);
             for (to, value) in to.chunks_exact_mut(wide).zip(vector) {
-                to[column] = *value;
+                to[column] = value.to_f32();
             }
         }
         if filled < wide {
@@ -45,9 +46,9 @@ pub(super) fn transposed<S: Simd>(
 /// Copies `count` vectors from `first` on, each times `factor`, into rows of `padded` values, the
 /// rest of each row zero.
 #[inline(always)]
-pub(super) fn rows<S: Simd>(
+pub(super) fn rows<S: Simd, E: Stored>(
     s: S,
-    from: Head<'_>,
+    from: Head<'_, E>,
     first: usize,
     count: usize,
     factor: f32,

@@ -19,6 +19,7 @@ use super::softmax::{Row, Running, soft_cap};
 use super::visible::Visible;
 use super::{Attention, AttentionMask, attention, pack};
 use crate::cpu::{self, tensor};
+use crate::precision::Precision;
 use crate::simd::{Kernel, Panels, Simd, Strided, dispatch, dot_rows, product};
 
 /// Where the tokens of one sequence lie, and how many of them are new.
@@ -155,7 +156,7 @@ impl PagedKeysValues {
                             let page = sequence.pages[slot / page_len] as usize;
                             for head in 0..kv_heads {
                                 let at = (page * kv_heads + head) * page_len + slot % page_len;
-                                let vector = new.head(first + index, head).vector(0);
+                                let vector = new.head::<f32>(first + index, head).vector(0);
                                 all[at * head_dim..][..head_dim].copy_from_slice(vector);
                             }
                         }
@@ -416,6 +417,7 @@ impl Pages<'_> {
             mask: mask(start, scores.window),
             scale: scores.scale as f32,
             softcap: scores.softcap.map(|cap| cap as f32),
+            precision: Precision::Full,
         }
     }
 
@@ -541,7 +543,7 @@ impl Chunk<'_> {
         let group = self.q.heads / pages.layer.kv_heads;
         let mut q = vec![0.0; M * d];
         for (g, q) in q.chunks_exact_mut(count * d).enumerate() {
-            let head = self.q.head(0, self.kv_head * group + g);
+            let head = self.q.head::<f32>(0, self.kv_head * group + g);
             pack::rows(s, head, 0, count, self.attention.factor(), q, d);
         }
         let mut queries = [std::ptr::null(); M];

@@ -1,9 +1,30 @@
 use burn::tensor::{DType, Tensor, activation};
 
 use super::AttentionMask;
+use crate::precision::Precision;
 
 /// A score far below any real one, yet finite, so that a row without keys stays free of NaN.
 const HIDDEN: f32 = -1e30;
+
+/// [`attention`] of queries, keys and values rounded as `precision` says.
+pub fn attention_with(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: &AttentionMask,
+    scale: f64,
+    softcap: Option<f64>,
+    precision: Precision,
+) -> Tensor<4> {
+    let rounded = |x: Tensor<4>| match precision {
+        Precision::Full => x,
+        Precision::Bf16 => {
+            let dtype = x.dtype();
+            x.cast(DType::BF16).cast(dtype)
+        }
+    };
+    attention(rounded(q), rounded(k), rounded(v), mask, scale, softcap)
+}
 
 /// Scaled dot-product attention in plain tensor operations; stores the whole score matrix.
 pub fn attention(

@@ -1,8 +1,11 @@
 use burn::tensor::{DType, Device, Tensor};
-use flametune_testkit::{assert_close, check_gradients, devices, tol};
+use burn_flex::Flex;
+use flametune_testkit::{Tolerance, assert_close, check_gradients, devices, tol};
 use proptest::prelude::*;
 
-use super::{AttentionMask, attention, reference};
+use super::{AttentionMask, attention, attention_with, reference};
+use crate::cpu::Kept;
+use crate::precision::Precision;
 use crate::sample::{assert_same_on_any_threads, leaf, numbers, pull_back, tensor};
 
 #[derive(Debug, Clone)]
@@ -117,6 +120,46 @@ proptest! {
             assert_close(got, expected, tol::f32_sum(2048).of_magnitude(4.0), name);
         }
     }
+
+    #[test]
+    fn rounded_operands_give_what_the_reference_gives(case in cases()) {
+        type Form = fn(
+            Tensor<4>, Tensor<4>, Tensor<4>, &AttentionMask, f64, Option<f64>, Precision,
+        ) -> Tensor<4>;
+        let run = |f: Form| {
+            let (q, k) = (leaf(case.q_dims(), 1), leaf(case.k_dims(), 2));
+            let v = leaf(case.k_dims(), 3);
+            let (scale, cap) = (case.scale(), case.softcap);
+            let y = f(q.clone(), k.clone(), v.clone(), &case.mask, scale, cap, Precision::Bf16);
+            let gradients = pull_back(y.clone());
+            let gradients = [q, k, v].map(|leaf| leaf.grad(&gradients).unwrap().into_data());
+            (y.inner().into_data(), gradients)
+        };
+        let (y, gradients) = run(attention_with);
+        let (expected, expected_gradients) = run(reference::attention_with);
+        assert_close(&y, &expected, tol::f32_sum(1024), "y");
+        // The reference rounds its gradients to bf16 as they pass the rounded operands. Ours are
+        // made with `dY·Y` of a rounded output, off by 2^-9 of sums of a few ones, and met by keys
+        // and queries in sums whose weights add up to one for each of some hundred queries.
+        let tolerance = Tolerance::rel_abs(2f64.powi(-7), 0.05);
+        let names = ["dq", "dk", "dv"];
+        for ((got, expected), name) in gradients.iter().zip(&expected_gradients).zip(names) {
+            assert_close(got, expected, tolerance, name);
+        }
+    }
+}
+
+#[test]
+fn the_next_layer_keeps_the_rounded_output() {
+    let [q, k, v] = [1, 2, 3].map(|seed| leaf([2, 3, 5, 16], seed));
+    let mask = AttentionMask::causal(0);
+    let y = attention_with(q, k, v, &mask, 0.25, None, Precision::Bf16);
+    let joined = y.swap_dims(1, 2).reshape([10, 48]).inner();
+    let expected = joined.clone().cast(DType::BF16).cast(DType::F32);
+    let kept = Kept::new(joined.try_into_primitive::<Flex>().unwrap());
+    assert!(matches!(kept, Kept::Again(_)));
+    let got = Tensor::<2>::from_primitive::<Flex>(kept.tensor());
+    assert_eq!(got.into_data(), expected.into_data());
 }
 
 #[test]

@@ -7,12 +7,16 @@
 use std::ops::Range;
 
 use burn::tensor::DType;
+use burn_flex::FlexTensor;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::{Decode, Rows, Stored};
+use super::{Decode, Rows, Stored, tensor};
 use crate::simd::{Kernel, Simd, dispatch};
+
+/// Numbers that one task converts.
+const TASK: usize = 64 * 1024;
 
 /// Of f32, bf16 or f16.
 impl Decode for Rows {
@@ -173,8 +177,6 @@ pub(crate) fn rounded(values: &[f32]) -> Vec<bf16> {
 
 /// The rows, dense and rounded to bf16.
 pub(crate) fn rounded_rows(rows: &Rows) -> Vec<bf16> {
-    /// Numbers that one task rounds.
-    const TASK: usize = 64 * 1024;
     let width = rows.width().max(1);
     let mut values = vec![bf16::ZERO; rows.rows() * rows.width()];
     let per_task = TASK.div_ceil(width);
@@ -185,6 +187,21 @@ pub(crate) fn rounded_rows(rows: &Rows) -> Vec<bf16> {
         rows.decode_bf16(part, 0..rows.width(), to.reinterpret_cast_mut());
     });
     values
+}
+
+/// The numbers in f32, as a dense tensor of the same shape.
+pub(crate) fn widened(x: FlexTensor) -> FlexTensor {
+    let shape = x.layout().shape().clone();
+    let rows = Rows::new(x);
+    let width = rows.width().max(1);
+    let mut values = vec![0.0; shape.num_elements()];
+    let per_task = TASK.div_ceil(width);
+    let tasks = values.par_chunks_mut(per_task * width).enumerate();
+    tasks.for_each(|(task, to)| {
+        let first = task * per_task;
+        rows.decode(first..first + to.len() / width, 0..rows.width(), to);
+    });
+    tensor(values, shape)
 }
 
 /// Calls `each` with the values of every row of the part and where they go.

@@ -11,7 +11,7 @@ pub use pool::in_pool;
 
 pub(crate) use again::{Kept, remember};
 pub(crate) use decode::Decode;
-pub(crate) use dense::{Bf16Rows, F32Rows, RowRange, rounded, rounded_rows};
+pub(crate) use dense::{Bf16Rows, F32Rows, RowRange, rounded, rounded_rows, widened};
 pub(crate) use output::{Shared, fill_rows, tensor, tensor_bf16};
 pub(crate) use rows::{Rows, Stored};
 

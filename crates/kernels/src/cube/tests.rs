@@ -9,6 +9,7 @@ use flametune_testkit::{assert_close, tol::Tolerance, wgpu};
 use super::device;
 use crate::gated::{Activation, GatedCubeGradients, GatedCubeOps};
 use crate::norm::{Norm, NormCubeGradients, NormCubeOps};
+use crate::precision::Precision;
 use crate::sample::numbers;
 use crate::{geglu_tanh, rms_norm};
 
@@ -50,6 +51,7 @@ fn gates_and_norms_are_the_same_with_and_without_fusion() {
     let norm = Norm {
         eps: 1e-5,
         centred: false,
+        precision: Precision::Full,
     };
     exact(
         y.inner(),

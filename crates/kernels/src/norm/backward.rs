@@ -6,7 +6,8 @@ use burn::backend::tensor::FloatTensor;
 use burn_flex::{Flex, FlexTensor};
 
 use super::{Norm, NormOps, flex};
-use crate::cpu::remember;
+use crate::cpu::{Rows, remember, rounded_rows, tensor_bf16};
+use crate::precision::Precision;
 
 #[derive(Debug)]
 struct NormBackward;
@@ -56,15 +57,18 @@ impl<C: CheckpointStrategy> NormOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let (x, x_node) = x.into_parts();
         let (weight, weight_node) = weight.into_parts();
-        let state = State {
-            x: x.clone(),
-            weight: weight.clone(),
-            norm,
-        };
-        let y = flex::forward(x, weight, None, norm);
+        let y = flex::forward(x.clone(), weight.clone(), None, norm);
         let nodes = [x_node, weight_node];
         match NormBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
+                let x = match norm.precision {
+                    Precision::Full => x,
+                    Precision::Bf16 => {
+                        let shape = x.layout().shape().clone();
+                        tensor_bf16(rounded_rows(&Rows::new(x)), shape)
+                    }
+                };
+                let state = State { x, weight, norm };
                 let State { x, weight, norm } = state.clone();
                 remember(&y, move || {
                     flex::forward(x.clone(), weight.clone(), None, norm)

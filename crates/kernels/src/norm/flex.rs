@@ -2,20 +2,33 @@
 
 use std::mem::MaybeUninit;
 
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use burn_flex::FlexTensor;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Norm;
-use crate::cpu::{Rows, fill_rows, tensor};
+use crate::cpu::{Rows, Stored, fill_rows, tensor};
 use crate::simd::{Kernel, Simd, dispatch, read, write, write_new};
 
 /// Rows whose contributions to the gradients of weight and bias are added up before those of the
 /// next block; fixed, so that the sums do not depend on the number of threads.
 const BLOCK: usize = 32;
 
-/// `y = x̂·weight + bias` with `x̂ = (x − μ)·r`; `μ = 0` unless `centred`.
+/// `y = x̂·weight + bias` in f32 with `x̂ = (x − μ)·r`; `μ = 0` unless `centred`; x is f32 or bf16.
 pub(super) fn forward(
+    x: FlexTensor,
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    norm: Norm,
+) -> FlexTensor {
+    match x.dtype() {
+        DType::BF16 => forward_of::<bf16>(x, weight, bias, norm),
+        _ => forward_of::<f32>(x, weight, bias, norm),
+    }
+}
+
+fn forward_of<E: Stored>(
     x: FlexTensor,
     weight: FlexTensor,
     bias: Option<FlexTensor>,
@@ -24,7 +37,7 @@ pub(super) fn forward(
     let shape = x.layout().shape().clone();
     let (x, weight, bias) = (Rows::new(x), Rows::new(weight), bias.map(Rows::new));
     let (width, stride) = (x.width(), x.stride());
-    let (values, weight) = (x.data::<f32>(), weight.data::<f32>());
+    let (values, weight) = (x.data::<E>(), weight.data::<f32>());
     let bias = bias.as_ref().map(Rows::data::<f32>);
     #[allow(unsafe_code, reason = "the output is not zeroed first")]
     // SAFETY: `Forward` writes the whole of each row it is given.
@@ -46,15 +59,15 @@ pub(super) fn forward(
 }
 
 /// One row of [`forward`].
-struct Forward<'a> {
-    x: &'a [f32],
+struct Forward<'a, E> {
+    x: &'a [E],
     weight: &'a [f32],
     bias: Option<&'a [f32]>,
     norm: Norm,
     y: &'a mut [MaybeUninit<f32>],
 }
 
-impl Kernel for Forward<'_> {
+impl<E: Stored> Kernel for Forward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -74,7 +87,7 @@ impl Kernel for Forward<'_> {
 
 /// The mean (zero unless `centred`) and `1 / √(mean((x − mean)²) + eps)` of a row.
 #[inline(always)]
-fn statistics<S: Simd>(s: S, x: &[f32], norm: Norm) -> (f32, f32) {
+fn statistics<S: Simd, E: Stored>(s: S, x: &[E], norm: Norm) -> (f32, f32) {
     let n = x.len() as f32;
     let mut mean = 0.0;
     if norm.centred {
@@ -91,7 +104,8 @@ fn statistics<S: Simd>(s: S, x: &[f32], norm: Norm) -> (f32, f32) {
         let d = s.sub(read(s, x, at), centre);
         sum = s.mul_add(d, d, sum);
     }
-    let rest: f32 = x[whole..].iter().map(|x| (x - mean) * (x - mean)).sum();
+    let distance = |x: &E| x.to_f32() - mean;
+    let rest: f32 = x[whole..].iter().map(|x| distance(x) * distance(x)).sum();
     let mean_square = f64::from((s.sum(sum) + rest) / n);
     #[allow(
         clippy::cast_possible_truncation,
@@ -113,10 +127,23 @@ pub(super) fn backward(
     norm: Norm,
     affine: bool,
 ) -> [FlexTensor; 3] {
+    match x.dtype() {
+        DType::BF16 => backward_of::<bf16>(x, weight, dy, norm, affine),
+        _ => backward_of::<f32>(x, weight, dy, norm, affine),
+    }
+}
+
+fn backward_of<E: Stored>(
+    x: FlexTensor,
+    weight: FlexTensor,
+    dy: FlexTensor,
+    norm: Norm,
+    affine: bool,
+) -> [FlexTensor; 3] {
     let shape = x.layout().shape().clone();
     let (x, weight, dy) = (Rows::new(x), Rows::new(weight), Rows::new(dy));
     let (rows, width) = (x.rows(), x.width());
-    let (values, weight, slopes) = (x.data::<f32>(), weight.data::<f32>(), dy.data::<f32>());
+    let (values, weight, slopes) = (x.data::<E>(), weight.data::<f32>(), dy.data::<f32>());
     let sums = if affine { width } else { 0 };
     let blocks = rows.div_ceil(BLOCK);
     let mut dx = vec![0.0; rows * width];
@@ -164,8 +191,8 @@ pub(super) fn backward(
 }
 
 /// One row of [`backward`]; adds to `dweight` and `dbias` if they are there.
-struct Backward<'a> {
-    x: &'a [f32],
+struct Backward<'a, E> {
+    x: &'a [E],
     weight: &'a [f32],
     dy: &'a [f32],
     norm: Norm,
@@ -174,7 +201,7 @@ struct Backward<'a> {
     dbias: &'a mut [f32],
 }
 
-impl Kernel for Backward<'_> {
+impl<E: Stored> Kernel for Backward<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

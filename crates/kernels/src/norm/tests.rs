@@ -2,7 +2,8 @@ use burn::tensor::{DType, Device, Tensor};
 use flametune_testkit::{assert_close, check_gradients, devices, tol};
 use proptest::prelude::*;
 
-use super::{Norm, layer_norm, norm, reference, rms_norm};
+use super::{Norm, layer_norm, norm, reference, rms_norm, rms_norm_with};
+use crate::precision::Precision;
 use crate::sample::{assert_same_on_any_threads, leaf, numbers, pull_back, tensor};
 
 proptest! {
@@ -17,7 +18,11 @@ proptest! {
         sliced: bool,
     ) {
         let device = Device::flex();
-        let norm_ = Norm { eps: 1e-5, centred };
+        let norm_ = Norm {
+            eps: 1e-5,
+            centred,
+            precision: Precision::Full,
+        };
         let x = if sliced {
             tensor([2, rows, width + 3], 1, &device).slice([0..2, 0..rows, 2..width + 2])
         } else {
@@ -41,7 +46,11 @@ proptest! {
         type Form = fn(Tensor<2>, Tensor<1>, Option<Tensor<1>>, Norm) -> Tensor<2>;
         let gradients = |f: Form| {
             let (x, weight, bias) = (leaf([rows, width], 1), leaf([width], 2), leaf([width], 3));
-            let norm = Norm { eps: 1e-5, centred };
+            let norm = Norm {
+            eps: 1e-5,
+            centred,
+            precision: Precision::Full,
+        };
             let gradients = pull_back(f(x.clone(), weight.clone(), Some(bias.clone()), norm));
             [
                 x.grad(&gradients).unwrap().into_data(),
@@ -154,7 +163,11 @@ fn gradients_agree_on_every_device() {
         let weight = tensor([shape[2]], 2, &device).require_grad();
         let bias = centred.then(|| tensor([shape[2]], 3, &device).require_grad());
         let form = if native { norm } else { reference::norm };
-        let norm = Norm { eps: 1e-5, centred };
+        let norm = Norm {
+            eps: 1e-5,
+            centred,
+            precision: Precision::Full,
+        };
         let y = form(x.clone(), weight.clone(), bias.clone(), norm);
         let gradients = pull_back(y.clone());
         let mut all = vec![
@@ -191,5 +204,28 @@ fn more_rows_than_one_axis_of_a_launch_has_cubes() {
             1e-5,
         );
         assert_close(&got, &expected.into_data(), tol::f32_sum(8), "y");
+    }
+}
+
+#[test]
+fn between_bf16_layers_gradients_are_those_at_the_rounded_input() {
+    for shape in [[3, 50], [40, 64], [1, 7]] {
+        let (x, weight) = (leaf(shape, 1), leaf([shape[1]], 2));
+        let exact = rms_norm(x.clone(), weight.clone(), 1e-5).inner();
+        let y = rms_norm_with(x.clone(), weight.clone(), 1e-5, Precision::Bf16);
+        assert_eq!(y.clone().inner().into_data(), exact.into_data());
+        let gradients = pull_back(y);
+        let rounded = x.clone().inner().cast(DType::BF16).cast(DType::F32);
+        let rounded = Tensor::from_inner(rounded).require_grad();
+        let other = weight.clone().detach().require_grad();
+        let expected = pull_back(rms_norm(rounded.clone(), other.clone(), 1e-5));
+        assert_eq!(
+            x.grad(&gradients).unwrap().into_data(),
+            rounded.grad(&expected).unwrap().into_data()
+        );
+        assert_eq!(
+            weight.grad(&gradients).unwrap().into_data(),
+            other.grad(&expected).unwrap().into_data()
+        );
     }
 }

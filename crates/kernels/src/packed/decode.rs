@@ -11,6 +11,8 @@ use half::bf16;
 use super::format::{Format, Visit};
 use super::native::View;
 use crate::cpu::Decode;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Avx512Bf16;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Scales that are read at a time.
@@ -31,6 +33,11 @@ impl Decode for View<'_> {
     }
 
     fn decode_bf16(&self, rows: Range<usize>, cols: Range<usize>, out: &mut [u16]) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(simd), Some(codebook)) = (Avx512Bf16::detect(), self.codebook) {
+            super::halves::decode(simd, self, &codebook, rows, cols, out);
+            return;
+        }
         let rounded = View {
             rounded: true,
             ..*self
@@ -88,18 +95,19 @@ struct Part<'a, T> {
 impl<T: Target> Visit for Part<'_, T> {
     type Output = ();
     fn visit<F: Format>(self, format: F) {
-        let [d_out, d_in] = self.weight.shape;
-        assert!(
-            self.rows.end <= d_out && self.cols.end <= d_in,
-            "decode: outside the matrix"
-        );
-        assert_eq!(
-            self.out.len(),
-            self.rows.len() * self.cols.len(),
-            "decode: length"
-        );
+        check(self.weight, &self.rows, &self.cols, self.out.len());
         dispatch(Decoder { part: self, format });
     }
+}
+
+/// Makes sure that a part lies in the matrix and fits its target.
+pub(super) fn check(weight: &View<'_>, rows: &Range<usize>, cols: &Range<usize>, len: usize) {
+    let [d_out, d_in] = weight.shape;
+    assert!(
+        rows.end <= d_out && cols.end <= d_in,
+        "decode: outside the matrix"
+    );
+    assert_eq!(len, rows.len() * cols.len(), "decode: length");
 }
 
 struct Decoder<'a, F, T> {

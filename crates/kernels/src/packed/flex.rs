@@ -31,7 +31,8 @@ fn together(x: FlexTensor, product: &Product, bias: Option<FlexTensor>) -> FlexT
     let weight = product.weight.view(product.precision);
     let shape = with_width(x.layout().shape(), weight.shape[0]);
     let rows = shape.num_elements() / weight.shape[0].max(1);
-    if rows > STREAMED && in_blocks(product.precision) {
+    let streamed = if in_halves(product) { 0 } else { STREAMED };
+    if rows > streamed && in_blocks(product.precision) {
         return product16::forward(x, &weight, bias, product.precision);
     }
     let x = Rows::new(x);
@@ -56,6 +57,11 @@ pub(crate) fn product_and(
     let precision = product.precision;
     let weight = product.weight.view(precision);
     product16::product_and(x, &weight, more, orientation, bias, precision)
+}
+
+/// Whether few rows, too, meet numbers rounded to bf16 in products of pairs.
+fn in_halves(product: &Product) -> bool {
+    product.precision == Precision::Bf16 && product16::in_pairs()
 }
 
 fn in_blocks(precision: Precision) -> bool {

@@ -41,6 +41,13 @@ pub(super) struct FourBit<const ROUNDED: bool> {
     codebook: [f32; 16],
 }
 
+impl<const ROUNDED: bool> FourBit<ROUNDED> {
+    /// The format with the numbers that codes stand for.
+    pub(super) fn new(codebook: [f32; 16]) -> Self {
+        Self { codebook }
+    }
+}
+
 impl<const ROUNDED: bool> Format for FourBit<ROUNDED> {
     const PER_BYTE: usize = 2;
     /// The 16 numbers of the block, see [`Simd::look_up`].

@@ -5,6 +5,8 @@ mod decode;
 mod flex;
 mod format;
 mod gemv;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 mod native;
 mod quantize;
 pub(crate) mod reference;
@@ -74,7 +76,8 @@ impl PackedOps for Flex {
 ///
 /// On the CPU the dense weight is never made, neither on the way forward nor on the way back, and
 /// autodiff keeps no activations. Up to 16 rows stream through the codes, which become numbers in
-/// registers; for more, panels of a few hundred rows and columns are decoded into each thread's
+/// registers, or, where bf16 pairs are multiplied, up to 32 rows through a few rows of the weight at
+/// a time, decoded into the innermost cache; for more, panels of a few hundred rows and columns are decoded into each thread's
 /// cache and multiplied there. The numbers of the weight are those of [`dequantize`], bit for bit,
 /// rounded to bf16 if `precision` says so; only the order of sums differs from the reference.
 /// For `dx = dy·W`, too, both operands are as `precision` says.

@@ -1,6 +1,7 @@
 //! Which ranks of which modules are kept.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Tensor, TensorData};
@@ -10,6 +11,13 @@ use super::{AdaLoraConfig, AdaLoraLinear, BudgetSchedule};
 use crate::config::PeftConfig;
 use crate::error::{Error, Result};
 use crate::slots::{LinearMethod, SlotModule, Slots};
+
+/// The factors of a module, in the order of their scores.
+const FACTORS: [&str; 3] = ["lora_A", "lora_E", "lora_B"];
+
+/// What follows the name of a factor in the names of its scores.
+const SENSITIVITY: &str = ".sensitivity";
+const UNCERTAINTY: &str = ".uncertainty";
 
 /// Gives the ranks of an `AdaLoRA` adapter to the modules whose singular values matter most.
 ///
@@ -23,6 +31,9 @@ use crate::slots::{LinearMethod, SlotModule, Slots};
 /// its column of `B`.
 /// Singular values beyond the budget are set to zero; they may grow again until the last
 /// allocation.
+///
+/// A saved adapter holds the ranks that are kept; what a run needs beside it to go on is in
+/// [`state`](Self::state).
 ///
 /// # Source
 /// - Zhang et al. 2023, `AdaLoRA`, arXiv:2303.10512, §3.2 eq. (6) to (11), algorithm 1
@@ -164,6 +175,61 @@ impl AdaLoraAllocator {
         budget
     }
 
+    /// What a run needs to go on beside the adapter's files: all ranks of the factors, and the
+    /// smoothed scores of every number in them.
+    ///
+    /// Of factor `lora_A` of module `PATH` it is `PATH.lora_A`, and after the first update
+    /// `PATH.lora_A.sensitivity` and `PATH.lora_A.uncertainty`.
+    pub fn state<M: Slots>(&self, model: &M) -> BTreeMap<String, TensorData> {
+        let mut state = BTreeMap::new();
+        each(&mut model.clone(), &self.name, |path, part| {
+            let Some(module) = self.modules.get(path) else {
+                return;
+            };
+            let params = [&part.lora_a, &part.lora_e, &part.lora_b];
+            for ((factor, score), param) in FACTORS.iter().zip(&module.scores).zip(params) {
+                let name = format!("{path}.{factor}");
+                if let Some((sensitivity, uncertainty)) = score.smoothed.clone() {
+                    state.insert(format!("{name}{SENSITIVITY}"), sensitivity.into_data());
+                    state.insert(format!("{name}{UNCERTAINTY}"), uncertainty.into_data());
+                }
+                state.insert(name, param.val().into_data());
+            }
+        });
+        state
+    }
+
+    /// Takes up what [`state`](Self::state) gave, with the adapter of the same step in the model;
+    /// `file` is where it was read from.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::ShapeMismatch`] and [`Error::UnexpectedTensors`] when it
+    /// is not that of this adapter; the model may have some of it then.
+    pub fn restore<M: Slots>(
+        &mut self,
+        model: &mut M,
+        state: BTreeMap<String, TensorData>,
+        file: &Path,
+    ) -> Result<()> {
+        let mut state = Restored { state, file };
+        let pattern = self.config.rank_pattern.clone().unwrap_or_default();
+        let mut outcome = Ok(());
+        each(model, &self.name, |path, part| {
+            if let (Some(module), Ok(())) = (self.modules.get_mut(path), &outcome) {
+                outcome = state.module(path, part, module, &self.config);
+                part.kept = pattern.get(&format!("{path}{SINGULAR_VALUES}")).cloned();
+            }
+        });
+        outcome?;
+        match state.state.is_empty() {
+            true => Ok(()),
+            false => Err(Error::UnexpectedTensors {
+                names: state.state.into_keys().collect(),
+                file: file.to_owned(),
+            }),
+        }
+    }
+
     fn update<M: Slots>(&mut self, model: &mut M) {
         let (beta1, beta2) = (self.config.beta1, self.config.beta2);
         each(model, &self.name, |path, part| {
@@ -207,6 +273,66 @@ impl AdaLoraAllocator {
         self.config.rank_pattern = Some(pattern);
         let config = PeftConfig::AdaLora(self.config.clone());
         model.adapters_mut().insert(&self.name, config);
+    }
+}
+
+/// The state that a run goes on from.
+struct Restored<'a> {
+    state: BTreeMap<String, TensorData>,
+    file: &'a Path,
+}
+
+impl Restored<'_> {
+    fn module(
+        &mut self,
+        path: &str,
+        part: &mut AdaLoraLinear,
+        module: &mut Module,
+        config: &AdaLoraConfig,
+    ) -> Result<()> {
+        let (r, d_in, d_out) = (config.init_r, part.lora_a.dims()[1], part.lora_b.dims()[0]);
+        let params = [
+            (&mut part.lora_a, [r, d_in]),
+            (&mut part.lora_e, [r, 1]),
+            (&mut part.lora_b, [d_out, r]),
+        ];
+        let factors = FACTORS.iter().zip(&mut module.scores);
+        for ((factor, score), (param, shape)) in factors.zip(params) {
+            let name = format!("{path}.{factor}");
+            let place = param.val().inner();
+            let tensor =
+                |data: TensorData| Tensor::<2>::from_data(data, (&place.device(), place.dtype()));
+            score.smoothed = match self.state.contains_key(&format!("{name}{SENSITIVITY}")) {
+                true => Some((
+                    tensor(self.take(format!("{name}{SENSITIVITY}"), shape)?),
+                    tensor(self.take(format!("{name}{UNCERTAINTY}"), shape)?),
+                )),
+                false => None,
+            };
+            let data = self.take(name, shape)?;
+            *param = param.clone().map(|old| {
+                let place = (&old.device(), old.dtype());
+                Tensor::from_data(data, place).set_require_grad(old.is_require_grad())
+            });
+        }
+        part.scaling = config.scaling(r);
+        Ok(())
+    }
+
+    fn take(&mut self, name: String, shape: [usize; 2]) -> Result<TensorData> {
+        match self.state.remove(&name) {
+            None => Err(Error::MissingTensor {
+                name,
+                file: self.file.to_owned(),
+            }),
+            Some(data) if data.shape().to_vec() != shape => Err(Error::ShapeMismatch {
+                tensor: name,
+                file: self.file.to_owned(),
+                expected: shape.to_vec(),
+                got: data.shape().to_vec(),
+            }),
+            Some(data) => Ok(data),
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use crate::error::Result;
 use crate::lora::{InitLoraWeights, LoraConfig};
 use crate::targets::Targeting;
 
+/// What PEFT adds to the rank that it divides by.
+const RANK_EPS: f64 = 1e-5;
+
 /// The configuration of `AdaLoRA`: that of LoRA, and a schedule.
 ///
 /// # Units
@@ -73,6 +76,14 @@ impl AdaLoraConfig {
     pub fn with_total_step(mut self, steps: usize) -> Self {
         self.total_step.get_or_insert(steps);
         self
+    }
+
+    /// The factor before the update of a module with `r` ranks.
+    #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
+    pub(super) fn scaling(&self, r: usize) -> f64 {
+        let alpha = self.lora.lora_alpha;
+        let alpha = if alpha > 0.0 { alpha } else { r as f64 };
+        alpha / (self.init_r as f64 + RANK_EPS)
     }
 
     fn check_lora(&self) -> Result<()> {

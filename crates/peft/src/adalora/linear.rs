@@ -16,9 +16,6 @@ use crate::tensors::TensorName;
 /// The deviation of the factors at the start.
 const STD: f64 = 0.02;
 
-/// What PEFT adds to the rank that it divides by.
-const RANK_EPS: f64 = 1e-5;
-
 /// A low-rank update of a frozen linear layer with a gain for each rank, `P·Λ·Q`.
 ///
 /// `y = x·W₀ᵀ + b + scaling · (λ ∘ (dropout(x)·Aᵀ))·Bᵀ`, with
@@ -75,14 +72,11 @@ impl AdaLoraLinear {
         } else {
             normal(2, [r, 1], 1.0)
         };
-        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
-        let (rank, init_r) = (r as f64, config.init_r as f64);
-        let alpha = config.lora.lora_alpha;
         Self {
             lora_a: Param::from_tensor(normal(0, [r, d_in], std)),
             lora_e: Param::from_tensor(gains),
             lora_b: Param::from_tensor(normal(1, [d_out, r], std)),
-            scaling: if alpha > 0.0 { alpha } else { rank } / (init_r + RANK_EPS),
+            scaling: config.scaling(r),
             dropout: config.lora.lora_dropout,
             kept: None,
             key,

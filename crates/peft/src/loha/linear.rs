@@ -70,12 +70,7 @@ impl LoHaLinear {
             hada_w2_a: random(2, [d_out, r]),
             hada_w2_b: last,
             scaling,
-            dropout: UpdateDropout {
-                rank_dropout: config.rank_dropout,
-                rescale: true,
-                module_dropout: config.module_dropout,
-                key,
-            },
+            dropout: config.lycoris.dropout(true, key),
         }
     }
 

@@ -1,17 +1,15 @@
 //! The configuration of `LoKr`, under PEFT's names and with PEFT's defaults.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::LoKrLinear;
-use crate::build::{Build, MethodConfig, Modules, RankedBuilder, common_field, usual_targets};
+use crate::build::{Build, MethodConfig, Modules, RankedBuilder};
 use crate::check;
-use crate::config::{CommonConfig, SwitchOrName, number, number_map};
+use crate::config::{CommonConfig, SwitchOrName};
 use crate::error::Result;
+use crate::lycoris::LycorisConfig;
 use crate::slots::LinearMethod;
-use crate::targets::{OneOrMany, Ranks, TargetModules};
+use crate::targets::Targeting;
 
 /// The configuration of `LoKr`.
 ///
@@ -20,76 +18,39 @@ use crate::targets::{OneOrMany, Ranks, TargetModules};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoKrConfig {
-    /// The fields that every method has.
+    /// The fields that `LoHa` has as well.
     #[serde(flatten)]
-    pub common: CommonConfig,
-    /// The rank.
-    pub r: usize,
-    /// The numerator of the scaling `alpha / r`.
-    #[serde(with = "number")]
-    pub alpha: f64,
-    /// The probability of dropping an output of the update in training.
-    pub rank_dropout: f64,
-    /// The probability of dropping the whole update in training.
-    pub module_dropout: f64,
-    /// For convolutions; without effect on linear layers.
-    pub use_effective_conv2d: bool,
+    pub lycoris: LycorisConfig,
     /// Whether the first factor is of low rank too.
     pub decompose_both: bool,
     /// The wanted rows and columns of the first factor; −1 is near the root of the width.
     pub decompose_factor: i64,
     /// Whether the outputs that `rank_dropout` leaves are scaled to keep their mean.
     pub rank_dropout_scale: bool,
-    /// The modules to adapt.
-    pub target_modules: Option<TargetModules>,
-    /// Modules that are left out even if `target_modules` matches them.
-    pub exclude_modules: Option<TargetModules>,
     /// How the factors begin.
     pub init_weights: InitLokrWeights,
-    /// The layers to adapt; all of them when absent.
-    pub layers_to_transform: Option<OneOrMany<usize>>,
-    /// The name of the list of layers, when the first number in a name is not the layer's.
-    pub layers_pattern: Option<OneOrMany<String>>,
-    /// Ranks of modules that differ from `r`, by regular expressions on the ends of names; the
-    /// first in sorted order that matches counts.
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// Numerators that differ from `alpha`, likewise.
-    #[serde(with = "number_map")]
-    pub alpha_pattern: BTreeMap<String, f64>,
-    /// Modules of which a full copy is trained and saved.
-    pub modules_to_save: Option<Vec<String>>,
-    /// Everything else in the file, kept as it is.
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
 }
 
 impl Default for LoKrConfig {
     fn default() -> Self {
         Self {
-            common: CommonConfig::default(),
-            r: 8,
-            alpha: 8.0,
-            rank_dropout: 0.0,
-            module_dropout: 0.0,
-            use_effective_conv2d: false,
+            lycoris: LycorisConfig::default(),
             decompose_both: false,
             decompose_factor: -1,
             rank_dropout_scale: false,
             init_weights: InitLokrWeights::Default,
-            target_modules: None,
-            exclude_modules: None,
-            layers_to_transform: None,
-            layers_pattern: None,
-            modules_to_save: None,
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
-            extra: Map::new(),
         }
     }
 }
 
 impl MethodConfig for LoKrConfig {
-    common_field!();
+    fn common(&self) -> &CommonConfig {
+        &self.lycoris.common
+    }
+
+    fn common_mut(&mut self) -> &mut CommonConfig {
+        &mut self.lycoris.common
+    }
 
     fn validate(&self) -> Result<()> {
         if let InitLokrWeights::Other(name) = &self.init_weights {
@@ -103,24 +64,18 @@ impl MethodConfig for LoKrConfig {
                 format!("must be -1 or at least 1, got {got}"),
             ));
         }
-        check::given(self.target_modules.as_ref())?;
-        check::ranks(self.r, &self.rank_pattern)?;
-        check::alphas("alpha", self.alpha, &self.alpha_pattern)?;
-        check::dropout("rank_dropout", self.rank_dropout)?;
-        check::dropout("module_dropout", self.module_dropout)
+        self.lycoris.validate()
     }
 
-    usual_targets!();
+    fn targeting(&self) -> Targeting<'_> {
+        self.lycoris.targeting()
+    }
 
     fn builder(&self, modules: &Modules<'_>) -> Result<Box<dyn Build + '_>> {
         Ok(Box::new(RankedBuilder {
             method: "LoKr",
             config: self,
-            ranks: Ranks::new(
-                (self.r, &self.rank_pattern),
-                (self.alpha, &self.alpha_pattern),
-                &modules.adapted_paths(),
-            )?,
+            ranks: self.lycoris.ranks(&modules.adapted_paths())?,
             part: |config, base, rank, keys| {
                 LinearMethod::LoKr(LoKrLinear::init(config, base, rank, keys))
             },

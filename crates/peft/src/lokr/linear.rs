@@ -116,12 +116,7 @@ impl LoKrLinear {
             shape,
             r,
             scaling,
-            dropout: UpdateDropout {
-                rank_dropout: config.rank_dropout,
-                rescale: config.rank_dropout_scale,
-                module_dropout: config.module_dropout,
-                key,
-            },
+            dropout: config.lycoris.dropout(config.rank_dropout_scale, key),
         }
     }
 

@@ -62,7 +62,7 @@ impl LoraEmbedding {
             scaling: config.scaling(r, lora_alpha),
         };
         if config.use_dora {
-            adapter.base_norms = Some(dora::squared_norms(weight.clone(), 0));
+            adapter.base_norms = Some(dora::squared_column_norms(weight.clone()));
             adapter.lora_magnitude_vector = Some(Param::from_tensor(adapter.column_norms(weight)));
         }
         adapter
@@ -76,13 +76,13 @@ impl LoraEmbedding {
     fn column_norms(&self, weight: &Tensor<2>) -> Tensor<1> {
         let squares = match &self.base_norms {
             Some(norms) => norms.clone(),
-            None => dora::squared_norms(weight.clone(), 0),
+            None => dora::squared_column_norms(weight.clone()),
         };
         dora::adapted_norms(
             squares,
-            |a| a.matmul(cast(weight.clone(), DType::F32)),
-            self.lora_embedding_a.val().detach(),
-            self.lora_embedding_b.val().detach(),
+            |a| dora::table_product(&a, weight.clone()),
+            self.lora_embedding_a.val(),
+            self.lora_embedding_b.val(),
             self.scaling,
         )
     }
@@ -131,7 +131,7 @@ impl EmbeddingAdapter for LoraEmbedding {
 
     fn refresh(&mut self, weight: &Tensor<2>) {
         if self.base_norms.is_some() {
-            self.base_norms = Some(dora::squared_norms(weight.clone(), 0));
+            self.base_norms = Some(dora::squared_column_norms(weight.clone()));
         }
     }
 }

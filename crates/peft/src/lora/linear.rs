@@ -189,7 +189,7 @@ impl LoraLinear {
         };
         let (a, b) = self.factors();
         let product = |a| base::product(base, a);
-        dora::adapted_norms(squares, product, a.detach(), b.detach(), self.scaling)
+        dora::adapted_norms(squares, product, a, b, self.scaling)
     }
 
     /// The factors for the fused operation, if that is all there is to the adapter: neither a bias
@@ -198,13 +198,29 @@ impl LoraLinear {
         if self.lora_bias.is_some() || self.lora_magnitude_vector.is_some() {
             return None;
         }
+        Some(self.lora_factors(dropout))
+    }
+
+    /// The factors for the fused operation.
+    fn lora_factors(&self, dropout: Dropout<'_>) -> LoraFactors {
         let (a, b) = self.factors();
-        Some(LoraFactors {
+        LoraFactors {
             a,
             b,
             scaling: self.scaling,
             dropout: dropout.kernel(self.dropout, self.key),
-        })
+        }
+    }
+
+    /// `W·x + scaling·B·A·x`, with the bias of `B`, from `plain = W·x`.
+    fn with_update(&self, x: Tensor<2>, plain: Tensor<2>) -> Tensor<2> {
+        match &self.lora_bias {
+            Some(_) => plain + self.update(x),
+            None => {
+                let factors = self.lora_factors(Dropout::default());
+                lora_linear(x, LoraBase::Output(plain), factors)
+            }
+        }
     }
 
     fn update(&self, x: Tensor<2>) -> Tensor<2> {
@@ -227,9 +243,9 @@ impl LinearAdapter for LoraLinear {
         if let Some(factors) = self.fused(Dropout::default()) {
             return lora_linear(x, LoraBase::Output(y), factors);
         }
-        let update = self.update(meet(x.clone(), self.lora_a.dtype()));
+        let parts = meet(x.clone(), self.lora_a.dtype());
         let Some(magnitude) = &self.lora_magnitude_vector else {
-            return y + cast(update, dtype);
+            return y + cast(self.update(parts), dtype);
         };
         let gain = (magnitude.val() / self.row_norms(base)).unsqueeze::<2>();
         // What the base computes without its bias, from the same input as the update.
@@ -245,7 +261,8 @@ impl LinearAdapter for LoraLinear {
             }
         };
         let plain = cast(plain, gain.dtype());
-        let change = plain * (gain.clone() - 1.0) + cast(update, gain.dtype()) * gain;
+        // The gradient of the gain needs their sum, and no other output is kept.
+        let change = self.with_update(parts, plain.clone()) * gain - plain;
         y + cast(change, dtype)
     }
 

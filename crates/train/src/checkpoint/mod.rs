@@ -4,10 +4,12 @@
 //! checkpoint-120/
 //!   adapter_config.json, adapter_model.safetensors     the adapters (or model.safetensors)
 //!   optimizer.safetensors                              averages by parameter path
+//!   ranks.safetensors                                  of AdaLoRA: all ranks, and their scores
 //!   trainer_state.json                                 counters, cursor, best evaluation
 //! ```
 
 mod averages;
+mod ranks;
 
 use std::fs::{self, File};
 use std::io;
@@ -29,7 +31,11 @@ use crate::trainer::Trainer;
 
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const RANKS: &str = "ranks.safetensors";
 const PREFIX: &str = "checkpoint-";
+
+/// The files of a checkpoint that are of the training and not of the model.
+pub const TRAINING_FILES: [&str; 3] = [STATE, OPTIMIZER, RANKS];
 
 /// The part of a checkpoint that is no tensor; `C` says where the data stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +91,9 @@ pub fn save<O: Objective, C: Serialize + Clone>(
     fs::create_dir(&unfinished).map_err(at(&unfinished))?;
     save_model(&unfinished)?;
     averages::write(&unfinished.join(OPTIMIZER), trainer.optimizer())?;
+    if let Some(state) = trainer.rank_state() {
+        ranks::write(&unfinished.join(RANKS), &state)?;
+    }
     let state = TrainerState {
         step: trainer.steps(),
         optimizer_steps: trainer.optimizer().steps(),
@@ -141,6 +150,7 @@ pub fn resume<O: Objective, C: DeserializeOwned>(
             reason: format!("`{field}` is another one than when this run was started"),
         });
     }
+    trainer.restore_ranks(&checkpoint.join(RANKS), ranks::read)?;
     let mut optimizer = trainer.optimizer().emptied(state.optimizer_steps)?;
     let lengths = trained(trainer.model());
     averages::read(&checkpoint.join(OPTIMIZER), &lengths, &mut optimizer)?;

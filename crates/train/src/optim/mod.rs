@@ -5,6 +5,7 @@ mod gradients;
 mod groups;
 mod moment_file;
 mod moments;
+mod rounding;
 mod rule;
 mod store;
 mod trained;
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 pub use clip::{clip_factor, global_norm};
 pub use gradients::GradientSum;
@@ -25,9 +26,11 @@ pub use rule::{Rule, StepSize};
 pub(crate) use trained::trained;
 
 use gradients::numbers;
+use rounding::stochastic_bf16;
 use store::Store;
 
 use crate::error::Result;
+use crate::random::mixed;
 
 /// How one parameter deviates from the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,9 +49,16 @@ pub struct ParamGroup {
 /// are the same to the bit.
 /// They are kept by the path of the parameter in the module tree, which is what makes a checkpoint
 /// of them readable.
+///
+/// Updates are computed in f32.
+/// A parameter of bf16 is rounded up or down at random afterwards, so that updates far below the
+/// distance of its neighbours move it as often as they should; the random numbers are functions of
+/// seed, step, parameter and place.
+/// No copy of it in f32 is kept.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
+    seed: u64,
     step: u64,
     store: Store,
 }
@@ -61,14 +71,26 @@ impl Optimizer {
 
     /// Puts stored parts together.
     pub fn from_parts(rule: Rule, step: u64, moments: BTreeMap<String, Vec<Moments>>) -> Self {
-        let store = Store::Memory(moments);
-        Self { rule, step, store }
+        Self {
+            rule,
+            seed: 0,
+            step,
+            store: Store::Memory(moments),
+        }
+    }
+
+    /// The same with random numbers of another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
     }
 
     /// One that has taken `step` steps and keeps its averages as this one does, but has none yet.
     pub(crate) fn emptied(&self, step: u64) -> Result<Self> {
         Ok(Self {
             rule: self.rule,
+            seed: self.seed,
             step,
             store: self.store.emptied()?,
         })
@@ -162,6 +184,12 @@ impl Optimizer {
         (module, stepper.result)
     }
 
+    /// Chooses the random numbers of this step for a parameter.
+    fn key(&self, path: &str) -> u64 {
+        let step = mixed(self.seed, self.step);
+        path.bytes().fold(step, |key, byte| mixed(key, byte.into()))
+    }
+
     fn update(
         &mut self,
         path: &str,
@@ -214,7 +242,13 @@ impl ModuleMapper for Stepper<'_> {
         self.result = self
             .optimizer
             .update(&path, (&mut values, gradient), self.lr, group);
-        let data = TensorData::new(values, shape);
+        let data = match dtype {
+            DType::BF16 => {
+                let rounded = stochastic_bf16(&values, self.optimizer.key(&path));
+                TensorData::new(rounded, shape)
+            }
+            _ => TensorData::new(values, shape),
+        };
         let tensor = Tensor::<D>::from_data(data, (&plain, dtype));
         let tensor = if autodiff {
             Tensor::from_inner(tensor).require_grad()
@@ -325,6 +359,36 @@ mod tests {
             tolerance,
             "weight",
         );
+    }
+
+    #[test]
+    fn updates_far_below_the_neighbours_of_bf16_move_it_as_they_would_move_f32() {
+        const LEN: usize = 4096;
+        let device = Device::flex().autodiff();
+        let ones = Tensor::<1>::ones([LEN], (&device, DType::BF16));
+        let line = Line {
+            weight: Param::from_tensor(ones),
+            frozen: Param::from_tensor(Tensor::ones([1], &device)).set_require_grad(false),
+        };
+        let run = |mut line: Line, seed: u64| {
+            let mut optimizer = Optimizer::new(Rule::default()).with_seed(seed);
+            for _ in 0..200 {
+                let mut gradients = GradientSum::new();
+                gradients.add_one(line.weight.id, vec![1.0; LEN]);
+                line = optimizer.step(line, &gradients, 1e-5, &everything).unwrap();
+            }
+            let values: Vec<f32> = line.weight.val().into_data().iter::<f32>().collect();
+            (line, values)
+        };
+        let (moved, values) = run(line.clone(), 1);
+        assert_eq!(moved.weight.val().dtype(), DType::BF16);
+        assert!(moved.weight.val().is_require_grad());
+        let mean = values.iter().sum::<f32>() / LEN as f32;
+        // 200 updates of 1e-5, and none of them is as large as half of 2⁻⁸. The mean deviates by
+        // √(200·1e-5·2⁻⁸ / 4096) = 4.4e-5; four of them.
+        assert!((mean - 0.998).abs() < 1.8e-4, "{mean}");
+        assert_eq!(run(line.clone(), 1).1, values);
+        assert_ne!(run(line, 2).1, values);
     }
 
     #[test]

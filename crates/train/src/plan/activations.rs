@@ -2,8 +2,8 @@
 
 use flametune_lm::{BlockStyle, QkNorm};
 
-use super::settings::{Settings, Trained};
-use super::shape::{Input, ModelShape};
+use super::settings::{Magnitudes, Settings, Trained};
+use super::shape::{Input, ModelShape, Projection};
 
 /// The bytes that one layer keeps for its backward pass.
 ///
@@ -17,11 +17,13 @@ use super::shape::{Input, ModelShape};
 /// | the gate: gate and up | `2·f` |
 /// | linear layers whose weight or A is trained: their inputs, `d` before attention, nothing for o (y is kept already), `d` before the MLP, `f` before down | up to `2·d + f` |
 /// | adapters: `x·Aᵀ` | `r` each |
+/// | DoRA: outputs before the gain | `d_out` each |
+/// | DoRA with dropout: inputs after it and its masks, in place of the inputs above | `2·d_in` each |
 /// | norms of queries and keys: their inputs | `q + kv` |
 /// | norms after attention and MLP (sandwich, post-norm): their inputs | `2·d` |
 ///
 /// Frozen and packed weights are kept as they are, sums and scalings keep nothing. The mask of
-/// dropout is a function of its place and is drawn again.
+/// dropout is a function of its place and is drawn again, but for DoRA.
 /// Tensors that several operations keep are one.
 ///
 /// # Source
@@ -51,7 +53,18 @@ pub fn layer_bytes(shape: &ModelShape, settings: &Settings) -> u64 {
     let attention = 2 * q + 2 * kv + shape.n_heads;
     let mlp = 2 * f + kept(Input::Gated, f);
     let adapters: usize = match trained {
-        Trained::LowRank(adapter) => adapter.r * adapter.projections.len(),
+        Trained::LowRank(adapter) => {
+            let each = |projection: &Projection| {
+                let [d_out, d_in] = shape.dims(*projection);
+                let dora = match adapter.magnitudes {
+                    Magnitudes::None => 0,
+                    Magnitudes::Trained => d_out,
+                    Magnitudes::WithDropout => d_out + 2 * d_in,
+                };
+                adapter.r + dora
+            };
+            adapter.projections.iter().map(each).sum()
+        }
         Trained::Everything => 0,
     };
     let numbers = residual + qk_norm + attention + mlp + adapters;

@@ -26,7 +26,7 @@ pub use activations::{layer_bytes, working_bytes};
 pub use fit::{Fit, fitting};
 pub use head::head_bytes;
 pub use measured::Measured;
-pub use settings::{LowRank, Settings, Storage, Trained};
+pub use settings::{LowRank, Magnitudes, Settings, Storage, Trained};
 pub use shape::{ModelShape, Projection};
 
 /// A part of the memory of a run.

@@ -49,6 +49,19 @@ impl Storage {
     }
 }
 
+/// Whether low-rank adapters train the lengths of their rows (DoRA), and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Magnitudes {
+    /// They do not.
+    #[default]
+    None,
+    /// They do, without dropout.
+    Trained,
+    /// They do, with dropout, which the base then sees as well.
+    WithDropout,
+}
+
 /// Low-rank adapters on the layers of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LowRank {
@@ -58,6 +71,8 @@ pub struct LowRank {
     pub projections: Vec<Projection>,
     /// Trained parameters beside these: biases, magnitudes, saved modules.
     pub other: usize,
+    /// Whether there are magnitudes among them.
+    pub magnitudes: Magnitudes,
 }
 
 impl LowRank {
@@ -67,10 +82,13 @@ impl LowRank {
             r,
             projections: shape.projections().to_vec(),
             other: 0,
+            magnitudes: Magnitudes::None,
         }
     }
 
     /// What a model in memory has: the largest rank, on every projection that any layer adapts.
+    ///
+    /// A report does not tell of [`magnitudes`](Self::magnitudes).
     pub fn of_report(report: &TrainableReport, shape: &ModelShape) -> Self {
         let ranked = report
             .modules
@@ -86,6 +104,7 @@ impl LowRank {
             r: ranked.filter_map(|row| row.r).max().unwrap_or(0),
             projections,
             other: 0,
+            magnitudes: Magnitudes::None,
         };
         adapter.other = report.trainable.saturating_sub(adapter.parameters(shape));
         adapter
@@ -146,7 +165,11 @@ impl Trained {
     /// Whether the input of `projection` is kept for the gradient of a weight.
     pub(super) fn keeps_input(&self, projection: Projection) -> bool {
         match self {
-            Self::LowRank(adapter) => adapter.projections.contains(&projection),
+            // With dropout every projection of DoRA keeps an input of its own.
+            Self::LowRank(adapter) => {
+                adapter.magnitudes != Magnitudes::WithDropout
+                    && adapter.projections.contains(&projection)
+            }
             Self::Everything => true,
         }
     }

@@ -148,6 +148,24 @@ fn a_layers_activations_are_the_sum_of_what_operations_keep() {
     let numbers = 3 * 576 + (2 * 576 + 2 * 192 + 9) + 2 * 1536 + 16;
     assert_eq!(layer_bytes(&shape, &few), 1024 * 4 * numbers);
 
+    let mut dora = settings.clone();
+    let magnitudes = |settings: &mut Settings, magnitudes| {
+        if let Trained::LowRank(adapter) = &mut settings.trained {
+            adapter.magnitudes = magnitudes;
+        }
+    };
+    let plain = layer_bytes(&shape, &settings);
+    magnitudes(&mut dora, Magnitudes::Trained);
+    // q and o, k and v, gate and up, down.
+    let outputs = 2 * 576 + 2 * 192 + 2 * 1536 + 576;
+    assert_eq!(layer_bytes(&shape, &dora), plain + 1024 * 4 * outputs);
+    magnitudes(&mut dora, Magnitudes::WithDropout);
+    // Six read the residual stream or the heads, and down what is gated; two norms' outputs and what
+    // is gated are read by nobody else.
+    let (inputs, shared) = (6 * 576 + 1536, 2 * 576 + 1536);
+    let more = outputs + 2 * inputs - shared;
+    assert_eq!(layer_bytes(&shape, &dora), plain + 1024 * 4 * more);
+
     let mut full = settings;
     full.trained = Trained::Everything;
     let numbers = 4 * 576 + (2 * 576 + 2 * 192 + 9) + 3 * 1536;

@@ -18,13 +18,19 @@ use crate::cpu::Decode;
 use crate::simd::Avx512Bf16;
 
 /// The most rows that go this way.
-pub(super) const MAX_ROWS: usize = 8;
+pub(super) const MAX_ROWS: usize = 32;
+
+/// The most rows of x that meet a weight in one go.
+const PART: usize = 8;
 
 /// Rows of the weight per task: a multiple of every number of them that is met in one go.
 const STEP: usize = 24;
 
 /// Numbers of the weight that one task reads at least.
 const TASK: usize = 32 * 1024;
+
+/// Numbers that are decoded at a time, if a few rows have no more: half the innermost cache.
+const DECODED_NUMBERS: usize = 12 * 1024;
 
 /// Numbers between a weight in use and one being prefetched, along a row and on to the next.
 const AHEAD: usize = 512;
@@ -123,57 +129,83 @@ impl Strip<'_> {
     /// # Safety
     /// The processor must have AVX512-BF16; as [`product`] for the columns `rows`.
     unsafe fn run<D: Decode>(&self, right: &D, rows: Range<usize>) {
-        // As many rows of the weight at a time as keep the sums in registers and the adders busy.
-        let step = match self.m {
+        // Parts of x of about equal size, and as many rows of the weight at a time as keep their
+        // sums in registers and the adders busy.
+        let parts = self.m.div_ceil(PART);
+        let step = match self.m.div_ceil(parts.max(1)) {
             0 => return,
             1 | 2 => 8,
             3 | 4 => 6,
             5 | 6 => 4,
             _ => 3,
         };
-        DECODED.with_borrow_mut(|decoded| {
+        let meet = |w: Weight, far: bool| {
+            for part in 0..parts {
+                let x = part * self.m / parts..(part + 1) * self.m / parts;
+                // SAFETY: the rows of the weight are there.
+                unsafe {
+                    if far && part == 0 {
+                        self.few::<true>(x, w);
+                    } else {
+                        self.few::<false>(x, w);
+                    }
+                }
+            }
+        };
+        if let Some((values, stride)) = right.bf16_rows() {
             for row in rows.clone().step_by(step) {
                 let count = step.min(rows.end - row);
-                let (from, w_stride) = match right.bf16_rows() {
-                    Some((values, stride)) => (
-                        values[row * stride..][..(count - 1) * stride + self.depth]
-                            .as_ptr()
-                            .cast::<u16>(),
-                        stride,
-                    ),
-                    None => {
-                        decoded.resize(count * self.depth, 0);
-                        right.decode_bf16(row..row + count, 0..self.depth, decoded);
-                        (decoded.as_ptr(), self.depth)
-                    }
-                };
+                let values = &values[row * stride..][..(count - 1) * stride + self.depth];
                 let w = Weight {
-                    from,
-                    stride: w_stride,
+                    from: values.as_ptr().cast(),
+                    stride,
                     count,
                     row,
                 };
-                // SAFETY: the rows of the weight are there.
-                unsafe { self.few(w) };
+                meet(w, true);
+            }
+            return;
+        }
+        let depth = self.depth;
+        let many = (DECODED_NUMBERS / (step * depth).max(1)).max(1) * step;
+        DECODED.with_borrow_mut(|decoded| {
+            for first in rows.clone().step_by(many) {
+                let last = (first + many).min(rows.end);
+                decoded.resize((last - first) * depth, 0);
+                right.decode_bf16(first..last, 0..depth, decoded);
+                for row in (first..last).step_by(step) {
+                    let w = Weight {
+                        from: decoded[(row - first) * depth..].as_ptr(),
+                        stride: depth,
+                        count: step.min(last - row),
+                        row,
+                    };
+                    meet(w, false);
+                }
             }
         });
     }
 
+    /// The rows `x` of x, at most [`PART`].
+    ///
     /// # Safety
     /// The processor must have AVX512-BF16; `w` must be there.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn few(&self, w: Weight) {
+    unsafe fn few<const FAR: bool>(&self, x: Range<usize>, w: Weight) {
+        let first = x.start;
         // SAFETY: passed on unchanged.
         unsafe {
-            match (self.m, w.count) {
-                (1, 8) => self.block::<8, 1>(0, w),
-                (2, 8) => self.block::<8, 2>(0, w),
-                (3, 6) => self.block::<6, 3>(0, w),
-                (4, 6) => self.block::<6, 4>(0, w),
-                (5, 4) => self.block::<4, 5>(0, w),
-                (6, 4) => self.block::<4, 6>(0, w),
-                (7, 3) => self.block::<3, 7>(0, w),
-                (8, 3) => self.block::<3, 8>(0, w),
+            match (x.len(), w.count) {
+                (1, 8) => self.block::<8, 1, FAR>(first, w),
+                (2, 8) => self.block::<8, 2, FAR>(first, w),
+                (3, 6) => self.block::<6, 3, FAR>(first, w),
+                (4, 6) => self.block::<6, 4, FAR>(first, w),
+                (4, 4) => self.block::<4, 4, FAR>(first, w),
+                (5, 4) => self.block::<4, 5, FAR>(first, w),
+                (6, 4) => self.block::<4, 6, FAR>(first, w),
+                (6, 3) => self.block::<3, 6, FAR>(first, w),
+                (7, 3) => self.block::<3, 7, FAR>(first, w),
+                (8, 3) => self.block::<3, 8, FAR>(first, w),
                 _ => {
                     for r in 0..w.count {
                         let w = Weight {
@@ -181,8 +213,8 @@ impl Strip<'_> {
                             row: w.row + r,
                             ..w
                         };
-                        for m in 0..self.m {
-                            self.block::<1, 1>(m, w);
+                        for m in x.clone() {
+                            self.block::<1, 1, FAR>(m, w);
                         }
                     }
                 }
@@ -190,19 +222,20 @@ impl Strip<'_> {
         }
     }
 
-    /// `R` rows of the weight and the rows `m..m + M` of x.
+    /// `R` rows of the weight, which are in no cache if they are `FAR`, and the rows `m..m + M` of x,
+    /// at most [`SUMS`] sums.
     ///
     /// # Safety
     /// As [`few`](Self::few).
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn block<const R: usize, const M: usize>(&self, m: usize, w: Weight) {
+    unsafe fn block<const R: usize, const M: usize, const FAR: bool>(&self, m: usize, w: Weight) {
         let mut sums = [[_mm512_setzero_ps(); M]; R];
         let lines = self.stride / LANES;
+        let rest = self.depth % LANES;
         // SAFETY: reads stay below `depth`, and writes inside the output.
         unsafe {
             let x = self.x.as_ptr().add(m * lines);
-            for at in (0..self.depth).step_by(LANES) {
-                let n = LANES.min(self.depth - at);
+            for at in (0..self.depth - rest).step_by(LANES) {
                 let ahead = if at + AHEAD < self.depth {
                     AHEAD
                 } else {
@@ -214,21 +247,31 @@ impl Strip<'_> {
                 }
                 for r in 0..R {
                     let from = w.from.add(r * w.stride + at);
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(ahead).cast());
-                    let row = bits(if n == LANES {
-                        _mm512_loadu_si512(from.cast())
-                    } else {
-                        _mm512_maskz_loadu_epi16(first32(n), from.cast())
-                    });
+                    if FAR {
+                        _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(ahead).cast());
+                    }
+                    let row = bits(_mm512_loadu_si512(from.cast()));
                     for i in 0..M {
                         sums[r][i] = _mm512_dpbf16_ps(sums[r][i], row, xs[i]);
                     }
                 }
             }
+            if rest > 0 {
+                let at = self.depth - rest;
+                for r in 0..R {
+                    let from = w.from.add(r * w.stride + at);
+                    let row = bits(_mm512_maskz_loadu_epi16(first32(rest), from.cast()));
+                    for i in 0..M {
+                        let x = bits(_mm512_load_si512(x.add(i * lines + at / LANES).cast()));
+                        sums[r][i] = _mm512_dpbf16_ps(sums[r][i], row, x);
+                    }
+                }
+            }
+            let totals = totals(&sums);
             for r in 0..R {
                 let bias = self.bias.map_or(0.0, |bias| bias[w.row + r]);
                 for i in 0..M {
-                    let sum = _mm512_reduce_add_ps(sums[r][i]) + bias;
+                    let sum = totals[place(r * M + i)] + bias;
                     let at = (m + i) * self.cols + w.row + r;
                     match self.out {
                         Output::F32(out) => out.at(at).write(sum),
@@ -238,6 +281,60 @@ impl Strip<'_> {
             }
         }
     }
+}
+
+/// The most registers of sums.
+const SUMS: usize = 32;
+
+/// The sum of all lanes of each register, register `i` at [`place`]`(i)`; each in the same order,
+/// neighbours of neighbours last, wherever the register stands.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+fn totals<const R: usize, const M: usize>(sums: &[[__m512; M]; R]) -> [f32; SUMS] {
+    const { assert!(R * M <= SUMS) };
+    let mut totals = [0.0; SUMS];
+    for (half, to) in totals.chunks_exact_mut(16).enumerate() {
+        if half * 16 >= R * M {
+            break;
+        }
+        let mut sixteen = [_mm512_setzero_ps(); 16];
+        for i in 0..16 {
+            let at = 16 * half + i;
+            if at < R * M {
+                sixteen[i] = sums[at / M][at % M];
+            }
+        }
+        let mut eight = [_mm512_setzero_ps(); 8];
+        for i in 0..8 {
+            let (a, b) = (sixteen[i], sixteen[i + 8]);
+            let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+            eight[i] = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b));
+        }
+        let mut four = [_mm512_setzero_ps(); 4];
+        for i in 0..4 {
+            let (a, b) = (eight[i], eight[i + 4]);
+            let even = _mm512_shuffle_f32x4::<0x88>(a, b);
+            four[i] = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0xdd>(a, b));
+        }
+        let mut two = [_mm512_setzero_ps(); 2];
+        for i in 0..2 {
+            let (a, b) = (four[i], four[i + 2]);
+            let low = _mm512_shuffle_ps::<0x44>(a, b);
+            two[i] = _mm512_add_ps(low, _mm512_shuffle_ps::<0xee>(a, b));
+        }
+        let even = _mm512_shuffle_ps::<0x88>(two[0], two[1]);
+        let one = _mm512_add_ps(even, _mm512_shuffle_ps::<0xdd>(two[0], two[1]));
+        // SAFETY: a chunk has sixteen numbers.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), one) };
+    }
+    totals
+}
+
+/// Where [`totals`] has the sum of register `i`.
+const fn place(i: usize) -> usize {
+    // Two bits each, their halves swapped.
+    const SWAPPED: [usize; 4] = [0, 2, 1, 3];
+    i / 16 * 16 + SWAPPED[i / 4 % 4] * 4 + SWAPPED[i % 4]
 }
 
 /// `count` rows of the weight, the first of them `row`.

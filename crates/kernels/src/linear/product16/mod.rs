@@ -98,6 +98,11 @@ pub(crate) fn in_full() -> bool {
     false
 }
 
+/// Whether bf16 operands meet in pairs, few rows in an order of sums that each row has by itself.
+pub(crate) fn in_pairs() -> bool {
+    in_full()
+}
+
 /// A low-rank product that is added to another: `h·Fᵀ`, or `h·F` with [`Orientation::Columns`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LowRank<'a> {

@@ -11,7 +11,7 @@ use crate::slots::{DeltaLinear, LinearAdapter, LinearInput, PartInfo};
 use crate::tensors::TensorName;
 
 /// Keeps the last input of a linear layer and adds nothing to its output, while
-/// [`EvaInit`](crate::EvaInit) looks at data.
+/// [`EvaInit`](crate::EvaInit) or [`QeraInit`](crate::QeraInit) looks at data.
 #[derive(Module, Debug)]
 pub struct InputObserver {
     #[module(skip)]
@@ -25,7 +25,7 @@ struct Seen {
 }
 
 impl InputObserver {
-    pub(super) fn new() -> Self {
+    pub(in crate::lora) fn new() -> Self {
         Self {
             seen: Arc::new(Mutex::new(Seen {
                 active: true,
@@ -49,7 +49,7 @@ impl InputObserver {
     }
 
     /// The last input `[rows, d_in]`, which is then forgotten.
-    pub(super) fn take(&self) -> Option<Tensor<2>> {
+    pub(in crate::lora) fn take(&self) -> Option<Tensor<2>> {
         self.seen(|seen| seen.input.take())
     }
 }
