@@ -6,7 +6,7 @@ use xshell::{Shell, cmd};
 use crate::{console, tidy, workspace};
 
 /// Features that `check` and `test` turn on, the same for both so that builds are shared.
-pub(crate) const FEATURES: &str = "xtask/hub,flametune-cli/wgpu";
+pub(crate) const FEATURES: &str = "xtask/hub,flametune-cli/wgpu,flametune-serve/otel";
 
 /// Runs every check and stops at the first that fails.
 pub(crate) fn run() -> Result<()> {

@@ -169,19 +169,19 @@ mod tests {
     #[test]
     fn everything_is_documentation_tests_then_the_runner() {
         let args = Args::default();
-        let doc = "test --doc --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu";
+        let doc = "test --doc --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu,flametune-serve/otel";
         assert_eq!(
             commands(&args, &[], true),
             [
                 doc,
-                "nextest run --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu"
+                "nextest run --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu,flametune-serve/otel"
             ]
         );
         assert_eq!(
             commands(&args, &[], false),
             [
                 doc,
-                "test --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu --tests"
+                "test --no-fail-fast --workspace --features xtask/hub,flametune-cli/wgpu,flametune-serve/otel --tests"
             ]
         );
     }
@@ -191,7 +191,9 @@ mod tests {
         let args = Args::default();
         assert_eq!(
             commands(&args, &[package("xtask", false)], true),
-            ["nextest run --no-fail-fast -p xtask --features xtask/hub,flametune-cli/wgpu"]
+            [
+                "nextest run --no-fail-fast -p xtask --features xtask/hub,flametune-cli/wgpu,flametune-serve/otel"
+            ]
         );
         assert_eq!(
             commands(
@@ -201,7 +203,7 @@ mod tests {
             ),
             [
                 "test --doc --no-fail-fast -p flametune-lm",
-                "nextest run --no-fail-fast -p xtask -p flametune-lm --features xtask/hub,flametune-cli/wgpu"
+                "nextest run --no-fail-fast -p xtask -p flametune-lm --features xtask/hub,flametune-cli/wgpu,flametune-serve/otel"
             ]
         );
     }

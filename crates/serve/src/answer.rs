@@ -16,6 +16,7 @@ use crate::limits::Permit;
 use crate::metrics::ModelLabel;
 use crate::sampling::Plan;
 use crate::state::AppState;
+use crate::trace::{Asked, Trace};
 
 /// A token of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +57,7 @@ impl Answers {
     /// Counts a request in and hands its prompts to the engine.
     pub(crate) fn start(
         state: &AppState,
-        tenant: &Tenant,
+        (tenant, trace): (&Tenant, &Trace),
         plan: &Plan,
         prompts: Vec<Vec<u32>>,
         prompt_logprobs: bool,
@@ -93,6 +94,7 @@ impl Answers {
                 .map(|_| Row::new(tokenizer, &plan.stop))
                 .collect::<Result<Vec<_>, _>>()?;
             let answer = Answer {
+                asked: trace.ask(&state.model.name, adapter, &tenant.name),
                 events: state.model.backend.submit(request)?,
                 rows,
                 prompt: index,
@@ -147,6 +149,7 @@ impl Answers {
 
 /// The answers to one prompt.
 struct Answer {
+    asked: Asked,
     events: EventStream,
     rows: Vec<Row>,
     prompt: usize,
@@ -164,6 +167,7 @@ impl Answer {
                 Err(error) => {
                     self.choices_left = 0;
                     self.state.metrics.failed(&self.label);
+                    self.asked.failed(&error.to_string());
                     return Some(Err(error.into()));
                 }
                 Ok(EngineEvent::Prompt(logprobs)) => {
@@ -239,6 +243,7 @@ impl Answer {
         };
         self.choices_left = self.choices_left.saturating_sub(1);
         self.state.metrics.finished(&self.label, &usage, reason);
+        self.asked.finished(index, &usage, reason);
         let piece = Piece::Finished {
             choice: index,
             reason,
@@ -252,6 +257,7 @@ impl Drop for Answer {
         self.permit.take(self.generated);
         if self.choices_left > 0 {
             self.state.metrics.aborted(&self.label, self.choices_left);
+            self.asked.aborted(self.generated);
             tracing::info!(
                 generated = self.generated,
                 "cancelled: whoever asked is gone"

@@ -33,6 +33,8 @@
 //! }
 //! ```
 //!
+//! With feature `otel`, `Served::with_tracer` makes spans of every request for OpenTelemetry.
+//!
 //! Not here: loading models and adapters' weights, sampling, files other than adapters' folders.
 #![cfg_attr(
     test,
@@ -66,6 +68,7 @@ mod sampling;
 mod server;
 mod sse;
 mod state;
+mod trace;
 
 pub use app::app;
 pub use backend::{Backend, BoxFuture, Embedder, EventStream, GuideMaker, OutputFormat};

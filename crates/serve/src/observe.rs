@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tracing::{Instrument, Span};
 
 use crate::state::AppState;
+use crate::trace::Trace;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -49,13 +50,16 @@ pub(crate) async fn observe(
         route,
         tenant = tracing::field::Empty
     );
+    let trace = state.tracing.begin(method, route, &id.0, request.headers());
     let clock = Clock {
         started: Instant::now(),
         slow: Duration::from_millis(state.http.slow_request_ms),
         status: 0,
         span: span.clone(),
+        trace: trace.clone(),
     };
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(trace);
     let mut response = next.run(request).instrument(span).await;
     let seconds = clock.started.elapsed().as_secs_f64();
     let status = response.status().as_u16();
@@ -110,6 +114,7 @@ struct Clock {
     slow: Duration,
     status: u16,
     span: Span,
+    trace: Trace,
 }
 
 impl Clock {
@@ -135,6 +140,7 @@ impl Clock {
 impl Drop for Clock {
     fn drop(&mut self) {
         let elapsed = self.started.elapsed();
+        self.trace.end(self.status);
         let _entered = self.span.enter();
         let (ms, status) = (elapsed.as_millis(), self.status);
         if elapsed > self.slow {

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::limits::Limiter;
 use crate::metrics::Metrics;
 use crate::options::{AdapterOptions, HttpOptions, KeyOptions, LimitOptions};
+use crate::trace::Tracing;
 
 /// A model that generates, and the text side of it.
 pub struct ServedModel {
@@ -74,6 +75,7 @@ pub struct Served {
     limits: LimitOptions,
     adapters: AdapterOptions,
     keys: Vec<KeyOptions>,
+    tracing: Tracing,
 }
 
 impl Served {
@@ -87,6 +89,7 @@ impl Served {
             limits: LimitOptions::default(),
             adapters: AdapterOptions::default(),
             keys: Vec::new(),
+            tracing: Tracing::default(),
         }
     }
 
@@ -127,6 +130,14 @@ impl Served {
         self
     }
 
+    /// Makes spans of every request with this tracer.
+    #[cfg(feature = "otel")]
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: opentelemetry_sdk::trace::SdkTracer) -> Self {
+        self.tracing = Tracing(Some(tracer));
+        self
+    }
+
     /// Asks for one of these keys.
     #[must_use]
     pub fn with_keys(mut self, keys: Vec<KeyOptions>) -> Self {
@@ -147,6 +158,7 @@ pub struct AppState {
     pub(crate) keys: Arc<Keys>,
     pub(crate) limiter: Limiter,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tracing: Tracing,
     /// When the server began, in seconds since 1970.
     pub(crate) started: u64,
     ready: Arc<AtomicBool>,
@@ -167,6 +179,7 @@ impl AppState {
             limits,
             adapters,
             keys,
+            tracing,
         } = served;
         http.validate()?;
         limits.validate()?;
@@ -188,6 +201,7 @@ impl AppState {
             keys: Arc::new(Keys::new(keys)?),
             limiter,
             metrics: Arc::new(metrics),
+            tracing,
             started: unix_seconds(),
             ready: Arc::new(AtomicBool::new(true)),
             counter: Arc::default(),
@@ -246,7 +260,7 @@ impl fmt::Debug for Served {
             .field("limits", &self.limits)
             .field("adapters", &self.adapters)
             .field("keys", &self.keys)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -18,3 +18,5 @@ mod page;
 mod script;
 mod slow;
 mod socket;
+#[cfg(feature = "otel")]
+mod trace;

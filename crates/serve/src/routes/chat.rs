@@ -18,6 +18,7 @@ use crate::prompt::{Conversation, encode_chat};
 use crate::sampling::Plan;
 use crate::sse::{self, Step};
 use crate::state::{AppState, unix_seconds};
+use crate::trace::Trace;
 
 /// Answer a conversation
 ///
@@ -47,6 +48,7 @@ pub(crate) async fn chat(
     State(state): State<AppState>,
     tenant: Tenant,
     Extension(id): Extension<RequestId>,
+    Extension(trace): Extension<Trace>,
     ApiJson(request): ApiJson<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let options = &request.options;
@@ -72,7 +74,7 @@ pub(crate) async fn chat(
         variables: request.chat_template_kwargs.unwrap_or_default(),
     };
     let prompt = encode_chat(&state, conversation).await?;
-    let answers = Answers::start(&state, &tenant, &plan, vec![prompt], false)?;
+    let answers = Answers::start(&state, (&tenant, &trace), &plan, vec![prompt], false)?;
     let head = Head {
         id: format!("chatcmpl-{}", id.0),
         created: unix_seconds(),

@@ -17,6 +17,7 @@ use crate::prompt::{blocking, encode_text};
 use crate::sampling::Plan;
 use crate::sse::{self, Step};
 use crate::state::{AppState, unix_seconds};
+use crate::trace::Trace;
 
 /// Continue texts
 ///
@@ -46,6 +47,7 @@ pub(crate) async fn completions(
     State(state): State<AppState>,
     tenant: Tenant,
     Extension(id): Extension<RequestId>,
+    Extension(trace): Extension<Trace>,
     ApiJson(request): ApiJson<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     const USUAL_TOKENS: u32 = 16;
@@ -85,7 +87,7 @@ pub(crate) async fn completions(
     let prompt_logprobs = echo && head.logprobs;
     let answers = Answers::start(
         &head.state,
-        &tenant,
+        (&tenant, &trace),
         &plan,
         prompts.clone(),
         prompt_logprobs,
