@@ -4,7 +4,10 @@
 //! `cargo bench --package flametune-benches -- packed` runs those whose name contains `packed`. Races
 //! with other libraries are the binary `operations`.
 
-#![expect(clippy::expect_used, reason = "an input that does not fit ends the bench")]
+#![expect(
+    clippy::expect_used,
+    reason = "an input that does not fit ends the bench"
+)]
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};

@@ -64,6 +64,11 @@ impl Workshop {
             "adapter.r=2".to_owned(),
             format!("run.output={}", self.path(output).display()),
         ];
+        if recipe == "dpo" {
+            let text = self.path("sft.jsonl");
+            sets.push(format!("evaluation.pairs=[{{ paths = [{data:?}] }}]"));
+            sets.push(format!("evaluation.text=[{{ paths = [{text:?}] }}]"));
+        }
         if recipe == "rlhf" {
             let data = self.path("sft.jsonl");
             sets.push(format!("sft.own.data.sources=[{{ paths = [{data:?}] }}]"));
@@ -147,6 +152,14 @@ fn a_stopped_run_goes_on() {
 #[test]
 fn mistakes_are_explained() {
     let workshop = Workshop::new();
+    // What is measured afterwards is looked for before anything is trained.
+    let nowhere = "evaluation={ pairs = [{ paths = [\"nowhere.jsonl\"] }] }";
+    let error = stderr(&mut workshop.align("ipo", "ipo", &["--set", nowhere]));
+    assert!(
+        error.contains("evaluation.pairs") && error.contains("nowhere.jsonl"),
+        "{error}"
+    );
+    assert!(!error.contains("step 1 of"), "{error}");
     let said = |arguments: &[&str]| stderr(&mut workshop.align("dpo", "out", arguments));
     let error = said(&["--set", "preference.los=1"]);
     assert!(error.contains("did you mean `loss`?"), "{error}");

@@ -427,7 +427,7 @@ mod tests {
         let page = render(&Results::from_jsonl(&lines.join("\n")).unwrap());
         let rows: Vec<_> = page
             .lines()
-            .filter(|line| line.starts_with("| `"))
+            .filter(|line| line.ends_with("| c0ffee |"))
             .collect();
         assert_eq!(
             rows,

@@ -51,18 +51,58 @@ fn five_percent() -> f64 {
     0.05
 }
 
+/// What the recipe's evaluation is measured on.
+#[derive(Debug)]
+pub(super) struct Evaluation {
+    pairs: Option<AnswerRows>,
+    text: Option<TrainingRows>,
+}
+
+impl Evaluation {
+    /// Reads the data, before anything is trained; nothing for a recipe without an evaluation.
+    pub(super) fn read(recipe: &AlignRecipe, bench: &Workbench) -> Result<Option<Self>> {
+        let Some(section) = &recipe.evaluation else {
+            return Ok(None);
+        };
+        let data = |sources: &[SourceOptions]| DataSection {
+            sources: sources.to_vec(),
+            validation: 0.0,
+            validation_sources: Vec::new(),
+            max_length: section.max_length,
+            packing: false,
+            ..recipe.data.clone()
+        };
+        let pairs = || -> Result<AnswerRows> {
+            let data = data(&section.pairs);
+            let encoder = bench.encoder(&data)?;
+            let mut dataset = training(recipe, &data)?;
+            Ok(AnswerRows::pairs(&mut dataset, &encoder, "the evaluation")?)
+        };
+        let text = || -> Result<TrainingRows> {
+            let data = data(&section.text);
+            let encoder = bench.encoder(&data)?;
+            let mut dataset = training(recipe, &data)?;
+            Ok(TrainingRows::encode(&mut dataset, &encoder, Packing::Off)?)
+        };
+        let (has_pairs, has_text) = (!section.pairs.is_empty(), !section.text.is_empty());
+        let pairs = has_pairs.then(pairs).transpose();
+        let text = has_text.then(text).transpose();
+        Ok(Some(Self {
+            pairs: pairs.context("cannot read evaluation.pairs")?,
+            text: text.context("cannot read evaluation.text")?,
+        }))
+    }
+}
+
 /// Compares the base with what the last stage made of it.
-pub(super) fn run(recipe: &AlignRecipe, bench: &mut Workbench, folder: &RunFolder) -> Result<()> {
+pub(super) fn run(
+    evaluation: &Evaluation,
+    recipe: &AlignRecipe,
+    bench: &mut Workbench,
+    folder: &RunFolder,
+) -> Result<()> {
     let (Some(section), Some((stage, adapter))) = (&recipe.evaluation, recipe.policy()) else {
         return Ok(());
-    };
-    let data = |sources: &[SourceOptions]| DataSection {
-        sources: sources.to_vec(),
-        validation: 0.0,
-        validation_sources: Vec::new(),
-        max_length: section.max_length,
-        packing: false,
-        ..recipe.data.clone()
     };
     let mut lm = bench.take()?;
     load_if_absent(&mut lm, adapter, &folder.stage(stage).result())?;
@@ -71,21 +111,13 @@ pub(super) fn run(recipe: &AlignRecipe, bench: &mut Workbench, folder: &RunFolde
     let passes = [AdapterPass::default(), AdapterPass::one(adapter)];
     let size = recipe.optim.batch_size;
     let mut report = json!({});
-    if !section.pairs.is_empty() {
-        let data = data(&section.pairs);
-        let encoder = bench.encoder(&data)?;
-        let rows = AnswerRows::pairs(&mut training(recipe, &data)?, &encoder, "the evaluation")
-            .context("cannot read evaluation.pairs")?;
+    if let Some(rows) = &evaluation.pairs {
         note(&format!("evaluation: {} pairs", rows.answers.len()));
-        let measure = |pass| PairScores::measure(&plain, &rows, pass, size, &bench.collator);
+        let measure = |pass| PairScores::measure(&plain, rows, pass, size, &bench.collator);
         let scores = [measure(&passes[0])?, measure(&passes[1])?];
         report["pairs"] = preferences(&scores)?;
     }
-    if !section.text.is_empty() {
-        let data = data(&section.text);
-        let encoder = bench.encoder(&data)?;
-        let rows = TrainingRows::encode(&mut training(recipe, &data)?, &encoder, Packing::Off)
-            .context("cannot read evaluation.text")?;
+    if let Some(rows) = &evaluation.text {
         note(&format!("evaluation: {} texts", rows.examples()));
         let batches = rows.batches(&bench.collator, size)?;
         let found = [

@@ -17,6 +17,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use self::evaluation::Evaluation;
 use self::folder::{Begin, RunFolder};
 use self::recipe::{AlignRecipe, BUNDLED};
 use self::setup::Workbench;
@@ -103,6 +104,7 @@ fn recipe_text(recipe: &str) -> Result<(String, String)> {
 fn run(recipe: &AlignRecipe, folder: &RunFolder) -> Result<()> {
     let stop = log::stop_on_interrupt()?;
     let mut bench = Workbench::new(recipe)?;
+    let evaluation = Evaluation::read(recipe, &bench)?;
     for name in recipe.stages() {
         let stage = folder.stage(name);
         if stage.is_done() {
@@ -125,5 +127,8 @@ fn run(recipe: &AlignRecipe, folder: &RunFolder) -> Result<()> {
             return log::print("stopped; `--resume` goes on from the last checkpoint");
         }
     }
-    evaluation::run(recipe, &mut bench, folder)
+    match evaluation {
+        Some(evaluation) => evaluation::run(&evaluation, recipe, &mut bench, folder),
+        None => Ok(()),
+    }
 }
