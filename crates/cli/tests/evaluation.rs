@@ -421,9 +421,12 @@ fn people_compare_answers_in_a_browser_and_results_are_printed() {
     let ask = |request: String| {
         let mut stream = TcpStream::connect(&address).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        let mut answer = Vec::new();
+        // The server may close the connection before all is acknowledged: what came counts.
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        }
+        String::from_utf8(answer).unwrap()
     };
     let page = ask("GET /rate/ann HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".into());
     assert!(
