@@ -21,7 +21,7 @@ It is not edited by hand.
   In bf16 our products round both operands and add in f32, transformers keeps activations in bf16 between them too; the share of tokens that are alike is given.
 - A figure is the median of the runs, followed by the smallest and the greatest.
   Rounds in which other processes took more than 5 % of the machine are repeated, up to three times as many rounds as are wanted; those least disturbed count.
-- The rows of commit `dd54b13712` but `first_token`, `perplexity` and the growth were measured by the same workers with the same checks, under a referee that did not wait for a calm machine: others took 5 to 12 % of it.
+- `lora_step_1x2048` was measured by the same workers with the same checks, under a referee that did not wait for a calm machine: others took 5 to 12 % of it.
 - *Ratio* is ours ÷ the peer's: for speed more is better; for memory, seconds and perplexity less.
 - transformers runs its forward pass in a loop with a key-value cache, which is faster than its `generate()`.
   Ours does the same on a thread of the pool (`flametune_kernels::in_pool`).
