@@ -126,9 +126,10 @@ impl QeraInit {
     /// Takes in what the layers saw of the last batch: the rows for which `counts` is true, one for
     /// each token in the order of the batch. Padding must not count.
     ///
+    /// Layers that see other rows than the model's tokens, as a head on the last ones may, are left out.
+    ///
     /// # Errors
-    /// [`Error::InvalidConfig`](crate::Error) when a layer saw another number of rows than `counts` has;
-    /// layers that see other rows than the model's tokens, as a head on the last ones may, are left out.
+    /// [`Error::InvalidConfig`](crate::Error) when no layer saw as many rows as `counts` has.
     pub fn update(&mut self, counts: &[bool]) -> Result<()> {
         let kept = counts.iter().filter(|&&count| count).count();
         let mut seen = 0;
